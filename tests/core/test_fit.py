@@ -1,0 +1,98 @@
+"""The driver: stopping, history, failures as data, vmap and derivatives."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from unsup_jax.core.fit import Fit, Status, Step, iterate
+
+
+def newton_sqrt(a, tol, max_iter):
+    def step(y):
+        return Step(0.5 * (y + a / y), objective=(y * y - a) ** 2)
+
+    return iterate(step, jnp.asarray(3.0), tol, max_iter=max_iter)
+
+
+def test_objective_belongs_to_the_returned_params():
+    fit = newton_sqrt(2.0, 1e-12, 20)
+    assert isinstance(fit, Fit)
+    np.testing.assert_allclose(fit.params, np.sqrt(2), rtol=1e-6)
+    np.testing.assert_allclose(fit.objective, (fit.params**2 - 2.0) ** 2, atol=1e-12)
+    assert fit.status == Status.CONVERGED
+
+
+def test_history_has_one_entry_an_update_and_repeats_the_last():
+    fit = newton_sqrt(2.0, 1e-3, 20)
+    n = int(fit.n_iter)
+    assert fit.history.shape == (20,)
+    assert 0 < n < 20
+    assert (np.diff(fit.history[:n]) < 0).all()
+    np.testing.assert_array_equal(fit.history[n - 1 :], fit.objective)
+
+
+def test_iteration_limit_counts_updates():
+    fit = newton_sqrt(2.0, -1.0, 3)
+    assert (int(fit.n_iter), int(fit.status)) == (3, Status.ITERATION_LIMIT)
+    y = 3.0
+    for _ in range(3):
+        y = 0.5 * (y + 2.0 / y)
+    np.testing.assert_allclose(fit.params, y, rtol=1e-6)
+
+
+def test_no_iterations_return_the_start_with_its_objective():
+    fit = newton_sqrt(2.0, 0.0, 0)
+    assert (float(fit.params), float(fit.objective), int(fit.n_iter)) == (3.0, 49.0, 0)
+    assert fit.history.shape == (0,)
+
+
+def test_non_finite_objective_keeps_the_last_good_params():
+    fit = iterate(lambda y: Step(y * 1e30, objective=y * y), jnp.asarray(1.0), -1.0, max_iter=9)
+    assert fit.status == Status.NON_FINITE
+    assert np.isfinite([fit.params, fit.objective]).all()
+    assert (float(fit.params), int(fit.n_iter)) == (1.0, 0)
+
+
+def test_bad_start_is_reported_not_hidden():
+    fit = iterate(lambda y: Step(y, objective=y), jnp.asarray(jnp.nan), 0.0, max_iter=3)
+    assert fit.status == Status.NON_FINITE
+    assert int(fit.n_iter) == 0
+
+
+def test_collapse_ends_the_fit_with_its_params():
+    def step(y):
+        return Step(y - 1, objective=y, collapsed=y <= 2)
+
+    fit = iterate(step, jnp.asarray(5.0), -1.0, max_iter=9)
+    assert (float(fit.params), int(fit.status)) == (2.0, Status.COLLAPSED)
+
+
+def test_explicit_error_replaces_the_change_of_objective():
+    def step(y):
+        return Step(0.5 * y, objective=jnp.ones_like(y), error=y)
+
+    fit = iterate(step, jnp.asarray(1.0), 0.2, max_iter=9)
+    assert (float(fit.params), int(fit.n_iter)) == (0.125, 3)
+
+
+def test_vmapped_tolerance_stops_each_lane_at_its_own_step():
+    tols = jnp.asarray([1e-1, 1e-4, 0.0])
+    batched = jax.vmap(lambda tol: newton_sqrt(2.0, tol, 12))(tols)
+    for i, tol in enumerate(tols):
+        jax.tree.map(
+            lambda lane, single, i=i: np.testing.assert_array_equal(lane[i], single),
+            batched,
+            newton_sqrt(2.0, tol, 12),
+        )
+    assert len(set(batched.n_iter.tolist())) > 1
+
+
+def test_derivative_through_the_fit():
+    slope = jax.grad(lambda a: newton_sqrt(a, 1e-12, 20).params)(2.0)
+    np.testing.assert_allclose(slope, 0.5 / np.sqrt(2), rtol=1e-5)
+
+
+def test_negative_max_iter_is_refused():
+    with pytest.raises(ValueError, match="max_iter must be at least 0, got -1"):
+        newton_sqrt(2.0, 0.0, -1)

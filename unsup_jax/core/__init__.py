@@ -1,0 +1,1 @@
+"""What every model shares: the result of a fit, its driver, additive statistics, linear algebra."""

@@ -1,0 +1,39 @@
+"""Trace-time checks of arguments: each names the argument, what it was and what it must be.
+
+Only shapes, dtypes and static values can be seen under `jit`; bad values (NaN, negative weights)
+end as a `Status`.
+"""
+
+from __future__ import annotations
+
+import jax.numpy as jnp
+from jaxtyping import Array
+
+
+def check_matrix(name: str, x: Array, *, n_features: int | None = None) -> None:
+    """Raise `ValueError` unless `x` is a floating-point matrix (of `n_features` columns)."""
+    if jnp.ndim(x) != 2:
+        raise ValueError(f"{name} must have shape (n_samples, n_features), got {jnp.shape(x)}")
+    if not jnp.issubdtype(jnp.result_type(x), jnp.floating):
+        raise ValueError(f"{name} must be floating point, got {jnp.result_type(x)}")
+    if n_features is not None and x.shape[1] != n_features:
+        raise ValueError(f"{name} must have {n_features} features, got {x.shape[1]}")
+
+
+def check_weights(weights: Array | None, x: Array) -> None:
+    """Raise `ValueError` unless `weights` is `None` or holds one number a row of `x`."""
+    if weights is not None and jnp.shape(weights) != x.shape[:1]:
+        raise ValueError(f"weights must have shape {x.shape[:1]}, got {jnp.shape(weights)}")
+
+
+def check_count(name: str, value: int, at_most: int | None = None, *, at_least: int = 1) -> None:
+    """Raise `ValueError` unless `at_least <= value <= at_most`."""
+    if value < at_least or (at_most is not None and value > at_most):
+        upper = "" if at_most is None else f" and at most {at_most}"
+        raise ValueError(f"{name} must be at least {at_least}{upper}, got {value}")
+
+
+def check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
+    """Raise `ValueError` unless `value` is one of `choices`."""
+    if value not in choices:
+        raise ValueError(f"{name} must be one of {', '.join(map(repr, choices))}, got {value!r}")

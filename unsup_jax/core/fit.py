@@ -1,0 +1,132 @@
+"""One result and one driver for every iterative fit.
+
+An algorithm hands `iterate` a pure function that looks at some parameters and reports a `Step`: the
+objective of those parameters, and the parameters to try next. The driver does the rest (history,
+stopping, keeping the last good parameters), so that every fit of this library is one `lax.scan`,
+stops early when alone and freezes its finished lanes under `vmap`.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Array, Bool, Float, Int, ScalarLike
+
+Params = Any  # a pytree of arrays
+
+
+class Status(enum.IntEnum):
+    """Why a fit stopped. Stored in `Fit.status` as an int32 array, one a lane under `vmap`."""
+
+    RUNNING = 0
+    """Never seen in a finished fit."""
+    CONVERGED = 1
+    """The error of the last step was at most `tol`."""
+    ITERATION_LIMIT = 2
+    """`max_iter` steps were done and the error is still above `tol`."""
+    NON_FINITE = 3
+    """The objective became NaN or infinite; the parameters are the last good ones."""
+    COLLAPSED = 4
+    """The model degenerated (a component lost all its points); the parameters are finite."""
+
+
+class Fit(NamedTuple):
+    """The outcome of an iterative fit, the same for every model.
+
+    Attributes:
+        params: The fitted parameters, a pytree of arrays.
+        objective: The objective of exactly these parameters; sign and units are the model's.
+        history: The objective after each iteration, shape `(max_iter,)`; after the stop it repeats
+            its last value, so `history[:n_iter]` is the curve that was really followed.
+        n_iter: Number of updates that led from the start to `params`.
+        status: A `Status`, as int32. Failure is data: a bad lane cannot kill a sweep.
+    """
+
+    params: Params
+    objective: Float[Array, "..."]
+    history: Float[Array, "..."]
+    n_iter: Int[Array, "..."]
+    status: Int[Array, "..."]
+
+
+class Step(NamedTuple):
+    """What one iteration reports about the parameters it was given.
+
+    Attributes:
+        params: The parameters to try next.
+        objective: The objective of the parameters the step was given.
+        error: The distance of those from the solution, compared with `tol`. `None` stands for the
+            absolute change of the objective since the step before.
+        collapsed: True where the given parameters are degenerate and the fit should end.
+    """
+
+    params: Params
+    objective: Float[Array, ""]
+    error: Float[Array, ""] | None = None
+    collapsed: Bool[Array, ""] | bool = False
+
+
+class _Carry(NamedTuple):
+    params: Params  # evaluated: `objective` is theirs
+    candidate: Params  # to be evaluated next
+    objective: Float[Array, ""]
+    n_steps: Int[Array, ""]
+    status: Int[Array, ""]
+
+
+def iterate(
+    step: Callable[[Params], Step], params: Params, tol: ScalarLike, *, max_iter: int
+) -> Fit:
+    """Run `params -> step(params)` until its error is at most `tol`, or `max_iter` times.
+
+    The parameters returned are ones whose objective was evaluated and found finite, so
+    `Fit.objective` belongs to `Fit.params`: `max_iter` updates cost `max_iter + 1` evaluations, of
+    which the first is the start's. A negative `tol` never stops, `tol=0` stops at a fixed point.
+    Reverse-mode derivatives flow through the steps that were taken.
+
+    Args:
+        step: The iteration: reports the objective of its argument and the next parameters.
+        params: The start.
+        tol: Traced; the stopping threshold on `Step.error`.
+        max_iter: Static; the largest number of updates.
+
+    Raises:
+        ValueError: If `max_iter` is negative.
+    """
+    if max_iter < 0:
+        raise ValueError(f"max_iter must be at least 0, got {max_iter}")
+
+    def advance(carry: _Carry) -> _Carry:
+        new = step(carry.candidate)
+        objective = new.objective
+        error = jnp.abs(objective - carry.objective) if new.error is None else new.error
+        good = jnp.isfinite(objective)
+        status = jnp.where(error <= jnp.asarray(tol, error.dtype), Status.CONVERGED, Status.RUNNING)
+        status = jnp.where(new.collapsed, Status.COLLAPSED, status)
+        status = jnp.where(good, status, Status.NON_FINITE).astype(jnp.int32)
+        # A start that is bad itself is returned as it is, with its objective and status.
+        take = good | (carry.n_steps < 0)
+        kept, objective = jax.tree.map(
+            lambda a, b: jnp.where(take, a, b),
+            (carry.candidate, objective),
+            (carry.params, carry.objective),
+        )
+        n_steps = carry.n_steps + jnp.where(take, 1, 0)
+        return _Carry(kept, new.params, objective, n_steps, status)
+
+    def body(carry: _Carry, _: None) -> tuple[_Carry, Float[Array, ""]]:
+        carry = lax.cond(carry.status == Status.RUNNING, advance, lambda same: same, carry)
+        return carry, carry.objective
+
+    dtype = jax.eval_shape(step, params).objective.dtype
+    start = _Carry(
+        params, params, jnp.asarray(jnp.inf, dtype), jnp.int32(-1), jnp.int32(Status.RUNNING)
+    )
+    end, history = lax.scan(body, start, length=max_iter + 1)
+    status = jnp.where(end.status == Status.RUNNING, Status.ITERATION_LIMIT, end.status)
+    return Fit(end.params, end.objective, history[1:], end.n_steps, status.astype(jnp.int32))

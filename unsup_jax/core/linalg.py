@@ -1,0 +1,72 @@
+"""Linear algebra with the house's habits: full-precision products, safe factors, fixed signs."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Array, Float
+
+# The default precision of a product is TF32 on recent NVIDIA GPUs and bfloat16 on TPUs: too coarse
+# for distances, covariances and responsibilities.
+matmul = partial(jnp.matmul, precision=lax.Precision.HIGHEST)
+einsum = partial(jnp.einsum, precision=lax.Precision.HIGHEST)
+
+
+def squared_distances(x: Float[Array, "n d"], y: Float[Array, "m d"]) -> Float[Array, "n m"]:
+    """Squared Euclidean distances `||x_i - y_j||^2 = ||x_i||^2 - 2 x_i'y_j + ||y_j||^2`.
+
+    One matrix product, about the mean of `y`, never negative. Distances much smaller than the
+    spread of `y` carry its rounding error: where they matter, compute them from differences.
+    """
+    centre = y.mean(0)[None]
+    x, y = x - centre, y - centre
+    products = matmul(x, y.T)
+    return jnp.maximum((x * x).sum(1)[:, None] - 2 * products + (y * y).sum(1)[None], 0)
+
+
+def safe_cholesky(a: Float[Array, "*batch d d"]) -> Float[Array, "*batch d d"]:
+    """Lower Cholesky factor of a positive semi-definite matrix that rounding may have bent.
+
+    A factorisation that fails is repeated with a ridge of `d * eps * max(diag)`, the size of the
+    rounding error; one that succeeds is returned untouched. Non-finite input stays non-finite.
+    """
+    d = a.shape[-1]
+    factor = jnp.linalg.cholesky(a)
+    failed = ~jnp.isfinite(factor).all((-2, -1), keepdims=True)
+
+    def with_ridge():
+        scale = jnp.diagonal(a, axis1=-2, axis2=-1).max(-1)[..., None, None]
+        tiny = jnp.finfo(a.dtype).tiny
+        ridge = 4 * d * jnp.finfo(a.dtype).eps * scale + tiny
+        repaired = a + ridge * jnp.eye(d, dtype=a.dtype)
+        # Factors that were fine must not see the ridge, nor their gradients a failed branch.
+        repaired = jnp.where(failed, repaired, jnp.eye(d, dtype=a.dtype))
+        return jnp.where(failed, jnp.linalg.cholesky(repaired), factor)
+
+    return lax.cond(failed.any(), with_ridge, lambda: factor)
+
+
+def solve_triangular(
+    lower: Float[Array, "*batch d d"], b: Float[Array, "*batch d m"]
+) -> Float[Array, "*batch d m"]:
+    """Solve `L y = b` for lower-triangular `L`, batched over leading axes."""
+    return jax.lax.linalg.triangular_solve(lower, b, left_side=True, lower=True)
+
+
+def fix_signs(components: Float[Array, "k d"]) -> Float[Array, "k d"]:
+    """Flip rows so that the entry of largest magnitude of each is positive.
+
+    Singular and eigenvectors are defined up to sign; a fixed one makes results comparable between
+    solvers and backends.
+    """
+    return components * row_signs(components)[:, None]
+
+
+def row_signs(components: Float[Array, "k d"]) -> Float[Array, "k"]:
+    """The sign (+1 or -1) of the entry of largest magnitude of each row."""
+    largest = jnp.argmax(jnp.abs(components), axis=1)
+    values = jnp.take_along_axis(components, largest[:, None], axis=1)[:, 0]
+    return jnp.where(values < 0, -1, 1).astype(components.dtype)

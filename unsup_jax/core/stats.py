@@ -1,0 +1,100 @@
+"""Additive sufficient statistics: sums over tiles of rows, over devices, over streamed batches.
+
+A model writes one function `local(x, weights) -> sums` for some rows. Because sums add, the same
+function serves a whole array, tiles of it that fit the cache, the shards of several devices and the
+batches of a data set larger than memory.
+"""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable
+from typing import TypeVar
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Array, Float
+
+Stats = TypeVar("Stats")
+Data = TypeVar("Data")
+
+
+def add(a: Stats, b: Stats) -> Stats:
+    """The statistics of two data sets together: leaf by leaf `a + b`."""
+    return jax.tree.map(operator.add, a, b)
+
+
+def accumulate(
+    local: Callable[[Data, Float[Array, "..."] | None], Stats],
+    x: Data,
+    weights: Float[Array, "n"] | None = None,
+    *,
+    tile_size: int | None = None,
+    axis_name: str | None = None,
+) -> Stats:
+    """Sum `local(x, weights)` over tiles of rows and over the devices of `axis_name`.
+
+    Tiles bound the memory of the intermediates and keep them in cache. They have equal length; the
+    last one, when the rows do not divide, overlaps its neighbour with weight 0 there.
+
+    Args:
+        local: Sums of some rows. Must treat a weight of 0 as a missing row.
+        x: Array, or pytree of arrays, with samples along the leading axis.
+        weights: One non-negative weight a sample; `None` means ones, at no cost.
+        tile_size: Static; the largest number of rows of a tile. `None` takes all rows at once.
+        axis_name: Static; the mapped axis over which the rows are sharded, if any.
+    """
+    n = jax.tree.leaves(x)[0].shape[0]
+    if tile_size is None or tile_size >= n:
+        total = local(x, weights)
+    else:
+        total = _accumulate_tiles(local, x, weights, n, tile_size)
+    return total if axis_name is None else lax.psum(total, axis_name)
+
+
+def _accumulate_tiles(local, x, weights, n, tile_size):
+    n_tiles = -(-n // tile_size)
+    tile = -(-n // n_tiles)
+    dtype = jax.tree.leaves(x)[0].dtype
+
+    def sums(i):
+        start = jnp.minimum(i * tile, n - tile)
+        rows = jax.tree.map(lambda a: lax.dynamic_slice_in_dim(a, start, tile), (x, weights))
+        if n_tiles * tile != n:
+            fresh = (start + jnp.arange(tile) >= i * tile).astype(dtype)
+            rows = (rows[0], fresh if rows[1] is None else fresh * rows[1])
+        return local(*rows)
+
+    zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), jax.eval_shape(sums, 0))
+    return lax.fori_loop(0, n_tiles, lambda i, total: add(total, sums(i)), zeros)
+
+
+def total_weight(
+    x: Float[Array, "n d"], weights: Float[Array, "n"] | None, axis_name: str | None = None
+) -> Float[Array, ""]:
+    """The number of samples, or the sum of their weights, over all devices."""
+    total = jnp.asarray(x.shape[0], x.dtype) if weights is None else weights.sum()
+    return total if axis_name is None else lax.psum(total, axis_name)
+
+
+def mean(
+    x: Float[Array, "n d"],
+    weights: Float[Array, "n"] | None = None,
+    *,
+    tile_size: int | None = None,
+    axis_name: str | None = None,
+) -> Float[Array, "d"]:
+    """Weighted mean of the rows, exact for data far from the origin.
+
+    Sums are taken relative to the first row, so an offset of 1e4 costs no digits in float32.
+    """
+    origin = x[0] if axis_name is None else lax.pmean(x[0], axis_name)
+
+    def local(rows, w):
+        centred = rows - origin[None]
+        return centred.sum(0) if w is None else (centred * w[:, None]).sum(0)
+
+    total = total_weight(x, weights, axis_name)
+    sums = accumulate(local, x, weights, tile_size=tile_size, axis_name=axis_name)
+    return origin + sums / jnp.where(total > 0, total, 1)
