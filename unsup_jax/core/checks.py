@@ -1,11 +1,12 @@
 """Trace-time checks of arguments: each names the argument, what it was and what it must be.
 
 Only shapes, dtypes and static values can be seen under `jit`; bad values (NaN, negative weights)
-end as a `Status`.
+end as a `Status` there.
 """
 
 from __future__ import annotations
 
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
@@ -37,3 +38,13 @@ def check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
     """Raise `ValueError` unless `value` is one of `choices`."""
     if value not in choices:
         raise ValueError(f"{name} must be one of {', '.join(map(repr, choices))}, got {value!r}")
+
+
+def check_unit_interval(name: str, x: Array) -> None:
+    """Raise `ValueError` if values that can be seen (outside `jit` and `vmap`) leave [0, 1]."""
+    try:
+        inside = bool(((x >= 0) & (x <= 1)).all())
+    except jax.errors.TracerBoolConversionError:
+        return
+    if not inside:
+        raise ValueError(f"{name} must lie in [0, 1], got values from {x.min()} to {x.max()}")

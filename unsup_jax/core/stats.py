@@ -98,3 +98,28 @@ def mean(
     total = total_weight(x, weights, axis_name)
     sums = accumulate(local, x, weights, tile_size=tile_size, axis_name=axis_name)
     return origin + sums / jnp.where(total > 0, total, 1)
+
+
+def map_rows(function: Callable[[Data], Stats], x: Data, *, tile_size: int | None = None) -> Stats:
+    """`function(x)` for a function that treats rows alone, tile by tile to bound its memory.
+
+    Args:
+        function: From rows to a pytree with one entry a row along the leading axis.
+        x: Array, or pytree of arrays, with samples along the leading axis.
+        tile_size: Static; the largest number of rows of a tile. `None` takes all rows at once.
+    """
+    n = jax.tree.leaves(x)[0].shape[0]
+    if tile_size is None or tile_size >= n:
+        return function(x)
+    n_tiles = -(-n // tile_size)
+    tile = -(-n // n_tiles)
+
+    def rows(i):
+        start = jnp.minimum(i * tile, n - tile)
+        return function(jax.tree.map(lambda a: lax.dynamic_slice_in_dim(a, start, tile), x))
+
+    tiles = lax.map(rows, jnp.arange(n_tiles))
+    last = n - (n_tiles - 1) * tile
+    return jax.tree.map(
+        lambda a: jnp.concatenate([a[:-1].reshape(-1, *a.shape[2:]), a[-1, tile - last :]]), tiles
+    )
