@@ -133,6 +133,8 @@ def read_frames(path: str | os.PathLike[str]) -> np.ndarray:
     if not path.exists():
         raise UserError(f"There is no file or folder '{path}'. Check the path of the clip.")
     frames = _frames_of_folder(path) if path.is_dir() else _frames_of_file(path)
+    if frames.ndim != 4:
+        raise UserError(f"'{path}' holds an array of shape {frames.shape}, not frames of a video.")
     return check(frames, str(path))
 
 
