@@ -13,6 +13,7 @@ import math
 import os
 import re
 import struct
+import warnings
 import zlib
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -295,7 +296,8 @@ def _frames_of_file(path: Path) -> np.ndarray:
             )
         options["plugin"] = "pyav"
     try:
-        frames = list(iio.imiter(path, **options))
+        with warnings.catch_warnings(action="ignore"):  # of plugins it tries in vain
+            frames = list(iio.imiter(path, **options))
     except Exception as error:  # every plugin has its own kinds
         raise UserError(f"Can't read '{path}' as a video or GIF ({error}).") from error
     return np.stack([_rgb(_unit(frame)) for frame in frames])
