@@ -13,7 +13,6 @@ import math
 import os
 import re
 import struct
-import warnings
 import zlib
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -134,8 +133,6 @@ def read_frames(path: str | os.PathLike[str]) -> np.ndarray:
     if not path.exists():
         raise UserError(f"There is no file or folder '{path}'. Check the path of the clip.")
     frames = _frames_of_folder(path) if path.is_dir() else _frames_of_file(path)
-    if frames.ndim != 4:
-        raise UserError(f"'{path}' holds an array of shape {frames.shape}, not frames of a video.")
     return check(frames, str(path))
 
 
@@ -254,7 +251,7 @@ def _read_image(path: Path) -> np.ndarray:
     import imageio.v3 as iio
 
     try:
-        image = iio.imread(path)
+        image = iio.imread(path, plugin="pillow")
     except (OSError, SyntaxError, ValueError) as error:
         raise UserError(f"Can't read '{path}' as an image. Is it damaged? ({error})") from error
     return _unit(image[..., :3] if image.ndim == 3 else image)
@@ -269,7 +266,7 @@ def _unit(image: np.ndarray) -> np.ndarray:
 
 def _frames_of_folder(folder: Path) -> np.ndarray:
     def natural(path: Path) -> list[int | str]:  # frame2 before frame10
-        return [int(s) if s.isdigit() else s for s in re.split(r"(\d+)", path.name)]
+        return [int(s) if s.isdecimal() else s for s in re.split(r"(\d+)", path.name)]
 
     paths = sorted((p for p in folder.iterdir() if p.suffix.lower() in IMAGES), key=natural)
     if not paths:
@@ -287,17 +284,16 @@ def _frames_of_folder(folder: Path) -> np.ndarray:
 def _frames_of_file(path: Path) -> np.ndarray:
     import imageio.v3 as iio
 
-    options = {}
+    plugin = "pillow"
     if path.suffix.lower() in VIDEOS:
         if importlib.util.find_spec("av") is None:
             raise UserError(
                 f"Reading the video '{path}' needs a decoder: pip install 'imageio[pyav]'. "
                 "A GIF or a folder of images works without."
             )
-        options["plugin"] = "pyav"
+        plugin = "pyav"
     try:
-        with warnings.catch_warnings(action="ignore"):  # of plugins it tries in vain
-            frames = list(iio.imiter(path, **options))
+        frames = list(iio.imiter(path, plugin=plugin))
     except Exception as error:  # every plugin has its own kinds
         raise UserError(f"Can't read '{path}' as a video or GIF ({error}).") from error
     return np.stack([_rgb(_unit(frame)) for frame in frames])
