@@ -1,0 +1,1 @@
+"""Nonlinear dimensionality reduction: neighbours, locally linear embedding, t-SNE."""
