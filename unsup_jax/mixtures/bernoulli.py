@@ -94,7 +94,8 @@ def init(
     log_weights = jnp.full((n_components,), -math.log(n_components), x.dtype)
     if method == "responsibilities":
         r = jax.random.exponential(key, (n_components, x.shape[0]), x.dtype)
-        r = r / r.sum(0, keepdims=True) if weights is None else r / r.sum(0) * weights[None]
+        r = r / r.sum(0, keepdims=True)
+        r = r if weights is None else r * weights[None]
         means = matmul(r, x) / r.sum(1, keepdims=True)
     elif method == "k-means++":
         means = kmeans.init(key, x, weights, n_components=n_components)
