@@ -1,0 +1,1 @@
+"""Experiments with mixture models (lecture topic 1)."""
