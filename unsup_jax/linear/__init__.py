@@ -1,0 +1,1 @@
+"""Latent linear models: the singular value decomposition, PCA and probabilistic PCA."""
