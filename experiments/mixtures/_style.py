@@ -8,7 +8,18 @@ import numpy as np
 from matplotlib.colors import to_rgb
 
 # Paul Tol's "muted" scheme, made to be told apart with any common colour vision, and its grey.
-MUTED = "#332288 #DDCC77 #CC6677 #117733 #88CCEE #882255 #44AA99 #999933 #AA4499 #BBBBBB".split()
+MUTED = [
+    "#332288",
+    "#DDCC77",
+    "#CC6677",
+    "#117733",
+    "#88CCEE",
+    "#882255",
+    "#44AA99",
+    "#999933",
+    "#AA4499",
+    "#BBBBBB",
+]
 INK = "#222222"
 SOFT = "#777777"
 

