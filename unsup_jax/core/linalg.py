@@ -36,14 +36,15 @@ def safe_cholesky(a: Float[Array, "*batch d d"]) -> Float[Array, "*batch d d"]:
     d = a.shape[-1]
     factor = jnp.linalg.cholesky(a)
     failed = ~jnp.isfinite(factor).all((-2, -1), keepdims=True)
+    eye = jnp.broadcast_to(jnp.eye(d, dtype=a.dtype), a.shape)
 
     def with_ridge():
         scale = jnp.diagonal(a, axis1=-2, axis2=-1).max(-1)[..., None, None]
         tiny = jnp.finfo(a.dtype).tiny
         ridge = 4 * d * jnp.finfo(a.dtype).eps * scale + tiny
-        repaired = a + ridge * jnp.eye(d, dtype=a.dtype)
+        repaired = a + ridge * eye
         # Factors that were fine must not see the ridge, nor their gradients a failed branch.
-        repaired = jnp.where(failed, repaired, jnp.eye(d, dtype=a.dtype))
+        repaired = jnp.where(failed, repaired, eye)
         return jnp.where(failed, jnp.linalg.cholesky(repaired), factor)
 
     return lax.cond(failed.any(), with_ridge, lambda: factor)

@@ -1,14 +1,15 @@
 """Covariance structures of a Gaussian mixture: Full, Tied, Diagonal, Spherical.
 
 Each is a small pytree that knows four things: the squared Mahalanobis distances of points from the
-means, the scatter of points about the means, how a scatter becomes a structure again (the M-step),
+means, the moments of points about the means, how moments become a structure again (the M-step),
 and what it looks like as dense matrices. Inside, data are feature-major, `(d, n)`, so that sums
 over features run along whole vectors of samples; means and data are relative to a common origin.
 
 Nothing here subtracts large squares, which is what ruins float32 mixtures. A scatter is taken as
 `sum_i r_i (x_i - mu) x_i' - [sum_i r_i (x_i - mu)] mu'`, whose error grows like `|mu| / sigma` and
-not like its square, and distances are sums of squared whitened differences. The one exception, the
-fast path of `Diagonal`, is taken only where it is harmless.
+not like its square, as long as the bracket is a sum of differences and not a difference of sums;
+distances are sums of squared whitened differences. The one exception, the fast path of `Diagonal`,
+is taken only where it is harmless.
 """
 
 from __future__ import annotations
@@ -16,9 +17,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import NamedTuple, TypeAlias
 
+import jax
 import jax.numpy as jnp
 from jax import lax
-from jaxtyping import Array, Bool, Float, Scalar
+from jaxtyping import Array, Bool, Float, Int, Scalar
 
 from unsup_jax.core.linalg import einsum, matmul, safe_cholesky, solve_triangular
 
@@ -46,18 +48,16 @@ class Full(NamedTuple):
 
         return measure
 
-    def scatter(
-        self,
-        r: Float[Array, "k n"],
-        xt: Float[Array, "d n"],
-        means: Float[Array, "k d"],
-        first: Float[Array, "k d"],
-    ) -> Float[Array, "k d d"]:
-        """Scatter about the means, `sum_i r_ik (x_i - mu_k)(x_i - mu_k)'`."""
+    def moments(
+        self, r: Float[Array, "k n"], xt: Float[Array, "d n"], means: Float[Array, "k d"]
+    ) -> tuple[Float[Array, "k d"], Float[Array, "k d d"]]:
+        """First and second moments about the means: `sum_i r_ik (x_i - mu_k)` and its scatter."""
         k, d = means.shape
-        weighted = r[:, None, :] * (xt[None] - means[:, :, None])
-        products = matmul(weighted.reshape(k * d, -1), xt.T).reshape(k, d, d)
-        return products - first[:, :, None] * means[:, None, :]
+        weighted = (r[:, None, :] * (xt[None] - means[:, :, None])).reshape(k * d, -1)
+        ones = jnp.ones((1, xt.shape[1]), xt.dtype)
+        products = matmul(weighted, jnp.concatenate([xt, ones]).T).reshape(k, d, d + 1)
+        first = products[:, :, d]
+        return first, products[:, :, :d] - first[:, :, None] * means[:, None, :]
 
     def update(
         self,
@@ -70,19 +70,15 @@ class Full(NamedTuple):
         covariance = scatter / mass[:, None, None] - shift[:, :, None] * shift[:, None, :]
         return Full(_factor(covariance, reg_covar))
 
-    def half_log_det(self, d: int) -> Float[Array, "k"]:  # noqa: ARG002
+    def half_log_det(self, d: int) -> Float[Array, "k"]:
         """Half the log-determinant of each covariance."""
         return jnp.log(jnp.diagonal(self.scale_tril, axis1=1, axis2=2)).sum(1)
 
-    def dense(self, k: int, d: int) -> Float[Array, "k d d"]:  # noqa: ARG002
+    def dense(self, k: int, d: int) -> Float[Array, "k d d"]:
         """The covariance matrices."""
         return einsum("kij,klj->kil", self.scale_tril, self.scale_tril)
 
-    def keep(self, alive: Bool[Array, "k"], old: Full) -> Full:
-        """This structure for the components alive, the old one for the others."""
-        return Full(jnp.where(alive[:, None, None], self.scale_tril, old.scale_tril))
-
-    def n_parameters(self, k: int, d: int) -> int:
+    def n_parameters(self, k: int | Int[Array, ""], d: int) -> int | Int[Array, ""]:
         """Number of free covariance parameters of `k` components."""
         return k * d * (d + 1) // 2
 
@@ -102,16 +98,13 @@ class Tied(NamedTuple):
         centres = matmul(means, whitening.T)
         return lambda xt: _squared_differences(matmul(whitening, xt), centres)
 
-    def scatter(
-        self,
-        r: Float[Array, "k n"],
-        xt: Float[Array, "d n"],
-        means: Float[Array, "k d"],
-        first: Float[Array, "k d"],
-    ) -> Float[Array, "d d"]:
-        """Scatter about the means, summed over components."""
+    def moments(
+        self, r: Float[Array, "k n"], xt: Float[Array, "d n"], means: Float[Array, "k d"]
+    ) -> tuple[Float[Array, "k d"], Float[Array, "d d"]]:
+        """First moments about the means, and the scatter about them summed over components."""
+        first = _first_moments(r, xt, means)
         residual = r.sum(0)[None] * xt - matmul(means.T, r)
-        return matmul(residual, xt.T) - matmul(first.T, means)
+        return first, matmul(residual, xt.T) - matmul(first.T, means)
 
     def update(
         self,
@@ -124,7 +117,7 @@ class Tied(NamedTuple):
         between = matmul((mass[:, None] * shift).T, shift)
         return Tied(_factor((scatter - between)[None] / mass.sum(), reg_covar)[0])
 
-    def half_log_det(self, d: int) -> Float[Array, "1"]:  # noqa: ARG002
+    def half_log_det(self, d: int) -> Float[Array, "1"]:
         """Half the log-determinant of the covariance."""
         return jnp.log(jnp.diagonal(self.scale_tril)).sum(keepdims=True)
 
@@ -132,11 +125,7 @@ class Tied(NamedTuple):
         """The covariance matrices, all the same."""
         return jnp.broadcast_to(matmul(self.scale_tril, self.scale_tril.T), (k, d, d))
 
-    def keep(self, alive: Bool[Array, "k"], old: Tied) -> Tied:  # noqa: ARG002
-        """This structure: the components alive share it."""
-        return self
-
-    def n_parameters(self, k: int, d: int) -> int:  # noqa: ARG002
+    def n_parameters(self, k: int | Int[Array, ""], d: int) -> int | Int[Array, ""]:
         """Number of free covariance parameters."""
         return d * (d + 1) // 2
 
@@ -151,7 +140,7 @@ class Diagonal(NamedTuple):
     scale: Float[Array, "k d"]
 
     def distances(self, means: Float[Array, "k d"]) -> Distances:
-        """Squared Mahalanobis distances `sum_j (x_ij - mu_kj)^2 / s_kj^2`, a function of the points.
+        """Squared Mahalanobis distances `sum_j (x_ij - mu_kj)^2 / s_kj^2`, of the points given.
 
         Where no mean is far from the origin in units of its scale, two matrix products do it;
         elsewhere the expanded square would cancel, and differences are squared one by one.
@@ -169,23 +158,23 @@ class Diagonal(NamedTuple):
 
         return lambda xt: lax.cond(self._far(means), direct, fast, xt)
 
-    def scatter(
-        self,
-        r: Float[Array, "k n"],
-        xt: Float[Array, "d n"],
-        means: Float[Array, "k d"],
-        first: Float[Array, "k d"],
-    ) -> Float[Array, "k d"]:
-        """Squares about the means, `sum_i r_ik (x_ij - mu_kj)^2`."""
+    def moments(
+        self, r: Float[Array, "k n"], xt: Float[Array, "d n"], means: Float[Array, "k d"]
+    ) -> tuple[Float[Array, "k d"], Float[Array, "k d"]]:
+        """First moments about the means, and the squares `sum_i r_ik (x_ij - mu_kj)^2`."""
+        d, mass = xt.shape[0], r.sum(1)[:, None]
 
         def fast(r, xt):
-            squares = matmul(r, (xt * xt).T)
-            return jnp.maximum(squares - means * (2 * first + r.sum(1)[:, None] * means), 0)
+            raw = matmul(r, jnp.concatenate([xt, xt * xt]).T)
+            first = raw[:, :d] - mass * means
+            return first, jnp.maximum(raw[:, d:] - means * (2 * first + mass * means), 0)
 
         def direct(r, xt):
             def one(component):
                 weights, mean = component
-                return (weights[None] * (xt - mean[:, None]) ** 2).sum(1)
+                residual = xt - mean[:, None]
+                weighted = weights[None] * residual
+                return weighted.sum(1), (weighted * residual).sum(1)
 
             return lax.map(one, (r, means))
 
@@ -207,19 +196,15 @@ class Diagonal(NamedTuple):
         variance = scatter / mass[:, None] - shift * shift
         return Diagonal(jnp.sqrt(jnp.maximum(variance, 0) + reg_covar))
 
-    def half_log_det(self, d: int) -> Float[Array, "k"]:  # noqa: ARG002
+    def half_log_det(self, d: int) -> Float[Array, "k"]:
         """Half the log-determinant of each covariance."""
         return jnp.log(self.scale).sum(1)
 
-    def dense(self, k: int, d: int) -> Float[Array, "k d d"]:  # noqa: ARG002
+    def dense(self, k: int, d: int) -> Float[Array, "k d d"]:
         """The covariance matrices."""
         return (self.scale**2)[:, :, None] * jnp.eye(d, dtype=self.scale.dtype)[None]
 
-    def keep(self, alive: Bool[Array, "k"], old: Diagonal) -> Diagonal:
-        """This structure for the components alive, the old one for the others."""
-        return Diagonal(jnp.where(alive[:, None], self.scale, old.scale))
-
-    def n_parameters(self, k: int, d: int) -> int:
+    def n_parameters(self, k: int | Int[Array, ""], d: int) -> int | Int[Array, ""]:
         """Number of free covariance parameters of `k` components."""
         return k * d
 
@@ -237,15 +222,11 @@ class Spherical(NamedTuple):
         """Squared Mahalanobis distances `||x_i - mu_k||^2 / s_k^2`, a function of the points."""
         return lambda xt: _squared_differences(xt, means) / (self.scale**2)[:, None]
 
-    def scatter(
-        self,
-        r: Float[Array, "k n"],
-        xt: Float[Array, "d n"],
-        means: Float[Array, "k d"],
-        first: Float[Array, "k d"],
-    ) -> Float[Array, "k"]:
-        """Squares about the means, `sum_i r_ik ||x_i - mu_k||^2`, over all features."""
-        return (r * _squared_differences(xt, means)).sum(1)
+    def moments(
+        self, r: Float[Array, "k n"], xt: Float[Array, "d n"], means: Float[Array, "k d"]
+    ) -> tuple[Float[Array, "k d"], Float[Array, "k"]]:
+        """First moments about the means, and the squares `sum_i r_ik ||x_i - mu_k||^2`."""
+        return _first_moments(r, xt, means), (r * _squared_differences(xt, means)).sum(1)
 
     def update(
         self,
@@ -262,15 +243,11 @@ class Spherical(NamedTuple):
         """Half the log-determinant of each covariance."""
         return d * jnp.log(self.scale)
 
-    def dense(self, k: int, d: int) -> Float[Array, "k d d"]:  # noqa: ARG002
+    def dense(self, k: int, d: int) -> Float[Array, "k d d"]:
         """The covariance matrices."""
         return (self.scale**2)[:, None, None] * jnp.eye(d, dtype=self.scale.dtype)[None]
 
-    def keep(self, alive: Bool[Array, "k"], old: Spherical) -> Spherical:
-        """This structure for the components alive, the old one for the others."""
-        return Spherical(jnp.where(alive, self.scale, old.scale))
-
-    def n_parameters(self, k: int, d: int) -> int:  # noqa: ARG002
+    def n_parameters(self, k: int | Int[Array, ""], d: int) -> int | Int[Array, ""]:
         """Number of free covariance parameters of `k` components."""
         return k
 
@@ -283,12 +260,24 @@ def isotropic(name: str, variance: Float[Array, ""], k: int, d: int) -> Covarian
     """The structure called `name` with covariance `variance * I` in every component."""
     scale = jnp.sqrt(variance)
     eye = scale * jnp.eye(d, dtype=scale.dtype)
-    return {
-        "full": lambda: Full(jnp.tile(eye, (k, 1, 1))),
-        "tied": lambda: Tied(eye),
-        "diagonal": lambda: Diagonal(jnp.full((k, d), scale)),
-        "spherical": lambda: Spherical(jnp.full((k,), scale)),
-    }[name]()
+    if name == "full":
+        return Full(jnp.tile(eye, (k, 1, 1)))
+    if name == "tied":
+        return Tied(eye)
+    if name == "diagonal":
+        return Diagonal(jnp.full((k, d), scale))
+    return Spherical(jnp.full((k,), scale))
+
+
+def keep(alive: Bool[Array, "k"], new: Covariance, old: Covariance) -> Covariance:
+    """The new covariances of components alive, the old ones of the others; a tied one is new."""
+    if isinstance(new, Tied):
+        return new
+
+    def choose(a, b):
+        return jnp.where(alive.reshape(-1, *(1,) * (a.ndim - 1)), a, b)
+
+    return jax.tree.map(choose, new, old)
 
 
 def _squared_differences(xt, means, scale=None):
@@ -300,6 +289,11 @@ def _squared_differences(xt, means, scale=None):
         return (((xt - mean[:, None]) * factor[:, None]) ** 2).sum(0)
 
     return lax.map(one, (means, inverse))
+
+
+def _first_moments(r, xt, means):
+    """`sum_i r_ik (x_i - mu_k)`, of differences, one component at a time: (k, d)."""
+    return lax.map(lambda c: (c[0][None] * (xt - c[1][:, None])).sum(1), (r, means))
 
 
 def _inverse_tril(factors):

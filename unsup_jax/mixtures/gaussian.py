@@ -84,9 +84,9 @@ def init(
         reg_covar: Added to the variances.
         n_components: Static; K.
         covariance: Static; "full", "tied", "diagonal" or "spherical".
-        method: Static; "k-means++" (seeds, and one variance pooled over their clusters), "k-means" (the
-            clusters of a Lloyd run from such seeds, each with its own covariance), "random" (samples
-            drawn uniformly, pooled variance) or "responsibilities" (drawn at random).
+        method: Static; "k-means++" (seeds, and one variance pooled over their clusters), "k-means"
+            (clusters of a Lloyd run from such seeds, each with its own covariance), "random"
+            (samples drawn uniformly, pooled variance) or "responsibilities" (drawn at random).
 
     Raises:
         ValueError: For an unknown choice, or `n_components` not between 1 and n.
@@ -174,8 +174,7 @@ def _moments(params, origin, rows, r, w, log_prob=None):
     xt = (rows - origin[None]).T
     means = params.means - origin[None]
     mass = r.sum(1)
-    first = matmul(r, xt.T) - mass[:, None] * means
-    scatter = params.covariance.scatter(r, xt, means, first)
+    first, scatter = params.covariance.moments(r, xt, means)
     weight = jnp.asarray(rows.shape[0], rows.dtype) if w is None else w.sum()
     if log_prob is None:
         log_likelihood = jnp.zeros((), rows.dtype)
@@ -237,7 +236,7 @@ def m_step(params: Params, sums: Stats, reg_covar: ScalarLike = 1e-6) -> Params:
     reg_covar = jnp.asarray(reg_covar, mass.dtype)
     new = params.covariance.update(sums.scatter, mass, shift, reg_covar)
     log_weights = mixing.update_log_weights(sums.mass, alive)
-    return Params(log_weights, params.means + shift, new.keep(alive, params.covariance))
+    return Params(log_weights, params.means + shift, structures.keep(alive, new, params.covariance))
 
 
 @partial(jax.jit, static_argnames=("max_iter", "tile_size", "axis_name"))

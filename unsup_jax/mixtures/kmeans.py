@@ -138,15 +138,14 @@ def fit(
 ) -> Fit:
     """Lloyd's iteration: assign samples to centres, move centres to the mean of their samples.
 
-    A centre without samples moves onto one of the samples that lie farthest from their own centres,
-    so none is lost while distinct samples remain.
+    A centre without samples moves onto the sample that lies farthest from its own centre, one such
+    centre an iteration, so none is lost while distinct samples remain.
 
     Args:
         centers: Start, shape (k, d), for instance from `init`.
         x: Data, shape (n, d).
         weights: Non-negative weights, shape (n,).
-        tol: Stops when the mean squared move of a centre is at most `tol` times the objective; 0
-            runs to a fixed point.
+        tol: Stops when the mean squared move of a centre is at most `tol` times the objective.
         max_iter: Static; largest number of updates.
         tile_size: Static; rows at a time.
         axis_name: Static; mapped axis over which the rows are sharded.
@@ -185,21 +184,21 @@ def _nearest(centers, rows):
 
 
 def _reseed(moved, empty, centers, x, weights, tile_size, axis_name):
-    """Put empty centres on the samples with the largest distance from their own centre."""
+    """Put the first empty centre on the sample that lies farthest from its own centre.
+
+    One at a time: the farthest samples of all tend to be neighbours of each other.
+    """
 
     def squares(rows):
         return ((rows - centers[_nearest(centers, rows)]) ** 2).sum(1)
 
     distances = stats.map_rows(squares, x, tile_size=tile_size)
     if weights is not None:
-        distances = jnp.where(weights > 0, distances, -1)
-    n_candidates = min(centers.shape[0], x.shape[0])
-    far, index = lax.top_k(distances, n_candidates)
-    candidates = x[index]
+        distances = jnp.where(weights > 0, distances, 0)
+    index = jnp.argmax(distances)
+    far, candidate = distances[index], x[index]
     if axis_name is not None:
-        far, candidates = lax.all_gather((far, candidates), axis_name, tiled=True)
-        far, index = lax.top_k(far, n_candidates)
-        candidates = candidates[index]
-    rank = jnp.clip(jnp.cumsum(empty) - 1, 0, n_candidates - 1)
-    # Only samples that lie off their centre can host a new one.
-    return jnp.where((empty & (far[rank] > 0))[:, None], candidates[rank], moved)
+        far, candidate = lax.all_gather((far, candidate), axis_name)
+        far, candidate = far.max(), candidate[jnp.argmax(far)]
+    target = jnp.argmax(empty)
+    return moved.at[target].set(jnp.where(far > 0, candidate, moved[target]))

@@ -1,0 +1,100 @@
+"""Every iterative algorithm of the library, once: the conformance tests walk this list."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from unsup_jax.mixtures import bernoulli, gaussian, kmeans
+
+
+def blobs(dtype=jnp.float32, n=301, d=3, centres=3, scale=1.0, offset=0.0):
+    """Three loose clusters of real-valued data; 301 rows divide neither tiles nor devices."""
+    rng = np.random.default_rng(0)
+    middle = rng.normal(size=(centres, d)) * 4
+    x = middle[np.arange(n) % centres] + rng.normal(size=(n, d)) * scale + offset
+    return jnp.asarray(x, dtype)
+
+
+def bits(dtype=jnp.float32, n=301, d=8):
+    """Binary data from three prototypes with a tenth of the bits flipped."""
+    rng = np.random.default_rng(0)
+    prototypes = rng.random((3, d)) < 0.5
+    return jnp.asarray(prototypes[np.arange(n) % 3] ^ (rng.random((n, d)) < 0.1), dtype)
+
+
+@dataclass(frozen=True)
+class Algorithm:
+    """How to start and fit one algorithm, and what is true of it.
+
+    Attributes:
+        name: Shown in test ids.
+        fit: `fit(params, x, weights=None, ..., *, max_iter, tile_size, axis_name) -> Fit`.
+        start: `start(key, x, weights=None) -> params`.
+        data: `data(dtype) -> x`.
+        sweep: Three values of every traced hyperparameter of `fit`.
+        sign: +1 if the objective is maximised, -1 if minimised, 0 if it need not be monotone.
+        exact: Fixed values of hyperparameters at which the objective is exactly monotone.
+        invariant: A function of the parameters and data that identifies the solution.
+    """
+
+    name: str
+    fit: Callable[..., Any]
+    start: Callable[..., Any]
+    data: Callable[..., Any]
+    sweep: dict[str, tuple[float, float, float]]
+    sign: int
+    exact: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def traced(self) -> list[str]:
+        parameters = inspect.signature(self.fit).parameters.values()
+        traced = [p.name for p in parameters if p.kind is not p.KEYWORD_ONLY]
+        return [name for name in traced if name not in ("params", "centers", "x", "weights")]
+
+    def __str__(self) -> str:
+        return self.name
+
+
+def _gaussian(structure):
+    return Algorithm(
+        f"gaussian-{structure}",
+        gaussian.fit,
+        partial(gaussian.init, n_components=3, covariance=structure),
+        blobs,
+        {"reg_covar": (1e-6, 1e-2, 1.0), "tol": (1e-2, 1e-4, 0.0)},
+        sign=1,
+        exact={"reg_covar": 0.0},
+    )
+
+
+ALGORITHMS = [
+    Algorithm(
+        "kmeans",
+        kmeans.fit,
+        partial(kmeans.init, n_components=3),
+        blobs,
+        {"tol": (1e-1, 1e-3, 0.0)},
+        sign=-1,
+    ),
+    *(_gaussian(structure) for structure in ("full", "tied", "diagonal", "spherical")),
+    Algorithm(
+        "bernoulli",
+        bernoulli.fit,
+        partial(bernoulli.init, n_components=3),
+        bits,
+        {"smoothing": (0.0, 0.05, 1.0), "tol": (1e-2, 1e-4, 0.0)},
+        sign=1,
+    ),
+]
+
+
+def start(algorithm, x, weights=None, seed=0):
+    return algorithm.start(jax.random.key(seed), x, weights)
