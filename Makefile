@@ -1,0 +1,45 @@
+# `make gallery` and `make test` are all a fresh clone needs. PYTHON chooses the interpreter.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+
+.PHONY: help gallery test lint bench clean
+
+help:
+	@echo "make gallery   run every experiment on shipped real data, write results/index.html"
+	@echo "make test      run the tests"
+	@echo "make lint      ruff and mypy"
+	@echo "make bench     time the library beside its peers, write results/benchmarks"
+
+# One environment a purpose, made again only when pyproject.toml changes.
+$(VENV)/experiments: pyproject.toml
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --editable '.[experiments]'
+	touch $@
+
+$(VENV)/dev: pyproject.toml
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --editable '.[dev]'
+	touch $@
+
+$(VENV)/bench: pyproject.toml
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --editable '.[bench]'
+	touch $@
+
+gallery: $(VENV)/experiments
+	$(BIN)/python -m experiments gallery $(ARGS)
+
+test: $(VENV)/dev
+	$(BIN)/python -m pytest --numprocesses=auto $(ARGS)
+
+lint: $(VENV)/dev
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+
+bench: $(VENV)/bench
+	$(BIN)/python -m experiments.benchmarks $(ARGS)
+
+clean:
+	rm -rf $(VENV) results .cache .mypy_cache .pytest_cache .ruff_cache
