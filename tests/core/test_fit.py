@@ -96,3 +96,30 @@ def test_derivative_through_the_fit():
 def test_negative_max_iter_is_refused():
     with pytest.raises(ValueError, match="max_iter must be at least 0, got -1"):
         newton_sqrt(2.0, 0.0, -1)
+
+
+def test_a_sweep_ends_with_its_last_running_lane():
+    """Under `vmap` the branch that skips finished work stays a branch: no lane pays for none."""
+    evaluations = []
+
+    def fit(tol):
+        def step(y):
+            jax.debug.callback(lambda _: evaluations.append(None), y)
+            return Step(0.5 * (y + 2.0 / y), objective=(y * y - 2.0) ** 2)
+
+        return iterate(step, jnp.asarray(3.0), tol, max_iter=50)
+
+    fits = jax.jit(jax.vmap(fit))(jnp.asarray([1e-1, 1e-3]))
+    jax.block_until_ready(fits)
+    jax.effects_barrier()
+    assert len(evaluations) <= 2 * (int(fits.n_iter.max()) + 2)
+    nested = jax.vmap(jax.vmap(fit))(jnp.asarray([[1e-1, 1e-3], [1e-2, 1e-3]]))
+    np.testing.assert_array_equal(nested.n_iter[0], fits.n_iter)
+
+
+def test_derivatives_of_a_sweep():
+    roots = jnp.asarray([2.0, 3.0])
+    slopes = jax.vmap(jax.grad(lambda a: newton_sqrt(a, 1e-12, 20).params))(roots)
+    np.testing.assert_allclose(slopes, 0.5 / np.sqrt(roots), rtol=1e-5)
+    total = jax.grad(lambda a: jax.vmap(lambda b: newton_sqrt(b, 1e-12, 20).params)(a).sum())(roots)
+    np.testing.assert_allclose(total, slopes, rtol=1e-6)

@@ -79,6 +79,21 @@ class _Carry(NamedTuple):
     status: Int[Array, ""]
 
 
+@jax.custom_batching.custom_vmap
+def _any_lane(flag: Bool[Array, ""]) -> Bool[Array, ""]:
+    """`flag` of a single fit; under `vmap`, whether any lane has it: a predicate without lanes.
+
+    A `lax.cond` on it stays a branch under `vmap`, so a sweep ends with its last running lane.
+    """
+    return flag
+
+
+@_any_lane.def_vmap
+def _any_lane_vmap(axis_size: int, in_batched: list[bool], flag: Array) -> tuple[Array, bool]:
+    del axis_size
+    return _any_lane(flag.any(0) if in_batched[0] else flag), False
+
+
 def iterate(
     step: Callable[[Params], Step], params: Params, tol: ScalarLike, *, max_iter: int
 ) -> Fit:
@@ -120,7 +135,14 @@ def iterate(
         return _Carry(kept, new.params, objective, n_steps, status)
 
     def body(carry: _Carry, _: None) -> tuple[_Carry, Float[Array, ""]]:
-        carry = lax.cond(carry.status == Status.RUNNING, advance, lambda same: same, carry)
+        running = carry.status == Status.RUNNING
+
+        def advance_running(carry: _Carry) -> _Carry:
+            return jax.tree.map(
+                lambda new, old: jnp.where(running, new, old), advance(carry), carry
+            )
+
+        carry = lax.cond(_any_lane(running), advance_running, lambda same: same, carry)
         return carry, carry.objective
 
     dtype = jax.eval_shape(step, params).objective.dtype
