@@ -132,6 +132,12 @@ def test_ratios_and_the_number_of_axes_for_a_wanted_variance():
     assert pca.n_components_for(fit(x, n_components=2), 0.99) == 3  # more than were fitted
 
 
+@pytest.mark.parametrize("k", [1, 3, 5])
+def test_truncation_is_the_fit_with_fewer_axes(k):
+    x = data()
+    assert_same(pca.truncate(fit(x, n_components=5), n_components=k), fit(x, n_components=k), 1e-5)
+
+
 # Solvers
 
 

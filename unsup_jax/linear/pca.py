@@ -272,6 +272,20 @@ def n_components_for(params: Params, fraction: ScalarLike) -> Int[Array, ""]:
     return jnp.where(enough.any(), jnp.argmax(enough), k).astype(jnp.int32) + 1
 
 
+def truncate(params: Params, *, n_components: int) -> Params:
+    """The fit with fewer axes: what `fit` would have given, without the data.
+
+    Raises:
+        ValueError: If `n_components` is not between 1 and the number of fitted axes.
+    """
+    mean, components, values, noise = params
+    k, d = components.shape
+    checks.check_count("n_components", n_components, k)
+    tail = values[n_components:].sum() + (d - k) * noise
+    kept, values = components[:n_components], values[:n_components]
+    return Params(mean, kept, values, tail / max(d - n_components, 1))
+
+
 def log_prob(params: Params, x: Float[Array, "n d"]) -> Float[Array, "n"]:
     """Log-density, in nats, of each sample under probabilistic PCA.
 
