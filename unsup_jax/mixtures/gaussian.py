@@ -231,7 +231,9 @@ def m_step(params: Params, sums: Stats, reg_covar: ScalarLike = 1e-6) -> Params:
             covariance and becomes inactive.
     """
     alive, _ = mixing.survivors(sums.mass, params.log_weights)
-    mass = jnp.where(alive, sums.mass, 1)
+    # What divides the sums of a component without samples must not count in a tied covariance.
+    info = jnp.finfo(sums.mass.dtype)
+    mass = jnp.where(alive, sums.mass, info.eps * sums.mass.sum() + info.tiny)
     shift = jnp.where(alive[:, None], sums.first / mass[:, None], 0)
     reg_covar = jnp.asarray(reg_covar, mass.dtype)
     new = params.covariance.update(sums.scatter, mass, shift, reg_covar)
