@@ -1,0 +1,81 @@
+"""How everything here is timed: in turn, several times, medians; compilation apart."""
+
+from __future__ import annotations
+
+import multiprocessing
+import statistics
+import time
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+
+
+class Timing(NamedTuple):
+    """Seconds: medians of ours and the peer's, and our first call, compilation included."""
+
+    ours: float
+    peer: float
+    first: float
+
+
+def seconds(function: Callable[[], Any]) -> float:
+    """Wall time of one call, its results awaited."""
+    start = time.perf_counter()
+    jax.block_until_ready(function())
+    return time.perf_counter() - start
+
+
+def alternate(ours: Callable[[], Any], peer: Callable[[], Any], repeats: int = 5) -> Timing:
+    """Time the two in turn, so that a drifting machine slows both."""
+    first = seconds(ours)
+    pairs = [(seconds(ours), seconds(peer)) for _ in range(repeats)]
+    mine, theirs = zip(*pairs, strict=True)
+    return Timing(statistics.median(mine), statistics.median(theirs), first)
+
+
+def row(
+    what: str, peer: str, timing: Timing, bar: float, quality: str, per: float = 1.0
+) -> dict[str, object]:
+    """One line of the table; times are divided by `per`, the number of iterations, say."""
+    return {
+        "what": what,
+        "ours_s": timing.ours / per,
+        "peer": peer,
+        "peer_s": timing.peer / per,
+        "ratio": timing.peer / timing.ours,
+        "bar": bar,
+        "quality": quality,
+        "compile_s": timing.first - timing.ours,
+    }
+
+
+def peak_memory(function: Callable[[Callable[[], None]], None]) -> float:
+    """Largest growth of resident memory, in MB, while `function(mark)` runs in a fresh process.
+
+    `function` must be importable; growth counts from its call of `mark()`. Linux only.
+    """
+    context = multiprocessing.get_context("spawn")
+    parent, child = context.Pipe()
+    process = context.Process(target=_measure, args=(function, child))
+    process.start()
+    grown = parent.recv()
+    process.join()
+    return grown
+
+
+def _measure(function, pipe):
+    from pathlib import Path
+
+    def resident(field):
+        lines = Path("/proc/self/status").read_text().splitlines()
+        return int(next(line for line in lines if line.startswith(field)).split()[1]) / 1024
+
+    base = []
+
+    def mark():
+        Path("/proc/self/clear_refs").write_text("5")  # resets the peak
+        base.append(resident("VmRSS"))
+
+    function(mark)
+    pipe.send(resident("VmHWM") - base[-1])
