@@ -29,6 +29,26 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray, ScalarLike
 from unsup_jax.core import checks, stats
 from unsup_jax.core.linalg import fix_signs, matmul
 from unsup_jax.linear import svd
+from unsup_jax.linear.moments import Moments, moments
+
+__all__ = [
+    "Moments",
+    "Params",
+    "Posterior",
+    "explained_variance_ratio",
+    "fit",
+    "from_moments",
+    "inverse_transform",
+    "log_prob",
+    "moments",
+    "n_components_for",
+    "posterior",
+    "reconstruction_error",
+    "sample",
+    "total_variance",
+    "transform",
+    "truncate",
+]
 
 SOLVERS = ("auto", "gram", "dual", "svd", "randomized")
 
@@ -47,20 +67,6 @@ class Params(NamedTuple):
     components: Float[Array, "k d"]
     explained_variance: Float[Array, "k"]
     noise_variance: Float[Array, ""]
-
-
-class Moments(NamedTuple):
-    """Sums over samples about a fixed `origin`; add two for the moments of both data sets.
-
-    Attributes:
-        weight: Sum of the weights.
-        total: `sum_i w_i (x_i - origin)`, shape `(d,)`.
-        products: `sum_i w_i (x_i - origin)(x_i - origin)'`, shape `(d, d)`.
-    """
-
-    weight: Float[Array, ""]
-    total: Float[Array, "d"]
-    products: Float[Array, "d d"]
 
 
 class Posterior(NamedTuple):
@@ -128,8 +134,8 @@ def fit(
     if solver == "auto":
         solver = "dual" if x.shape[0] < x.shape[1] and axis_name is None else "gram"
     if solver == "gram":
-        moments_ = moments(mean, x, weights, **tiles)
-        return from_moments(mean, moments_, n_components=n_components, center=center)
+        sums = moments(mean, x, weights, **tiles)
+        return from_moments(mean, sums, n_components=n_components, center=center)
     if solver == "randomized":
         return _randomized(key, mean, x, weights, n_components, tiles)
     # Rows scaled so that products of the columns are the covariance.
@@ -140,59 +146,14 @@ def fit(
     return _params(mean, components, values[:n_components], values[n_components:].sum())
 
 
-def moments(
-    origin: Float[Array, "d"],
-    x: Float[Array, "n d"],
-    weights: Float[Array, "n"] | None = None,
-    *,
-    tile_size: int | None = None,
-    axis_name: str | None = None,
-) -> Moments:
-    """The sums from which `from_moments` makes the fit: of a batch, a shard or the whole.
-
-    Batches fed one by one and added (`core.stats.add`) give what the whole data set gives. The
-    closer `origin` is to the mean, compared with the spread, the less rounding: the mean of the
-    first batch will do.
-
-    Args:
-        origin: The point the sums are about; the same for all that is added.
-        x: Some samples.
-        weights: One non-negative weight a sample.
-        tile_size: Static; the largest number of rows of a tile. `None` picks one.
-        axis_name: Static; the mapped axis over which the rows are sharded, if any.
-    """
-    checks.check_matrix("x", x, n_features=origin.shape[0])
-    checks.check_weights(weights, x)
-    blocks = _blocks(x.shape[1])
-
-    def local(rows, w):
-        rows = rows - origin[None]
-        weighted = svd.weigh(rows, w)
-        weight = jnp.asarray(rows.shape[0], x.dtype) if w is None else w.sum()
-        # Half of a symmetric matrix is enough, and cheaper by blocks than all of it.
-        parts = [rows[:, a:b] for a, b in blocks]
-        left = parts if w is None else [weighted[:, a:b] for a, b in blocks]
-        upper = [[matmul(p.T, q) for q in parts[i:]] for i, p in enumerate(left)]
-        return weight, weighted.sum(0), upper
-
-    weight, total, upper = stats.accumulate(
-        local,
-        x,
-        weights,
-        tile_size=tile_size or svd.rows_per_tile(*x.shape),
-        axis_name=axis_name,
-    )
-    return Moments(weight, total, _symmetric(upper))
-
-
 def from_moments(
-    origin: Float[Array, "d"], moments: Moments, *, n_components: int, center: bool = True
+    origin: Float[Array, "d"], sums: Moments, *, n_components: int, center: bool = True
 ) -> Params:
     """The fit of the data whose moments about `origin` these are.
 
     Args:
         origin: What `moments` was called with; zeros if the data shall not be centred.
-        moments: Sums over all samples.
+        sums: Their moments, of all samples.
         n_components: Static; the number of axes.
         center: Static; if false, `origin` is kept as the mean of the fit.
 
@@ -200,11 +161,11 @@ def from_moments(
         ValueError: If `n_components` is not between 1 and `d`.
     """
     checks.check_count("n_components", n_components, origin.shape[0])
-    weight = _positive(moments.weight)
-    covariance = moments.products / weight
+    weight = _positive(sums.weight)
+    covariance = sums.products / weight
     mean = origin
     if center:
-        shift = moments.total / weight
+        shift = sums.total / weight
         mean = origin + shift
         covariance = covariance - shift[:, None] * shift[None]
     values, vectors = svd.eigh(covariance)
@@ -399,22 +360,6 @@ def _randomized(key, mean, x, weights, n_components, tiles):
     values = jnp.maximum(values, 0)
     total = stats.accumulate(squares, x, weights, **tiles) / weight
     return _params(mean, components, values, total - values.sum())
-
-
-def _blocks(d):
-    """Column ranges for half a Gram matrix: narrow saves work, too narrow is slow."""
-    width = 112 if d > 168 else d
-    return [(start, min(start + width, d)) for start in range(0, d, width)]
-
-
-def _symmetric(upper):
-    """The whole matrix from the blocks on and above its diagonal."""
-    size = len(upper)
-    rows = [
-        jnp.concatenate([upper[j][i - j].T for j in range(i)] + upper[i], axis=1)
-        for i in range(size)
-    ]
-    return jnp.concatenate(rows, axis=0)
 
 
 def _loadings(params):
