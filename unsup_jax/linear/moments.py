@@ -1,4 +1,4 @@
-"""First and second moments of data, summed over tiles, devices or batches: PCA is made from them."""
+"""Moments of data, summed over tiles, devices or batches: what PCA is made from."""
 
 from __future__ import annotations
 
