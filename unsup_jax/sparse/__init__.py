@@ -1,0 +1,1 @@
+"""Sparse linear models: lasso, its path, matching pursuit, learned dictionaries, NMF (topic 3)."""
