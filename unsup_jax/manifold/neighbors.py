@@ -80,7 +80,11 @@ def knn(
 
 def check_finite(name: str, x: Array) -> None:
     """Raise `ValueError` if the entries of `x` can be seen (no `jit`) and one is not finite."""
-    if not isinstance(x, jax.core.Tracer) and not bool(jnp.isfinite(x).all()):
+    if isinstance(x, jax.core.Tracer):
+        return
+    with jax.ensure_compile_time_eval():  # a constant within someone's jit can be seen as well
+        finite = bool(jnp.isfinite(x).all())
+    if not finite:
         raise ValueError(f"{name} must be finite, got NaN or infinite entries")
 
 
