@@ -315,4 +315,5 @@ def _modified(x, indices, reg, n_components):
         mixed = kept[None] * (reflected + (1 - alpha) * w[:, None])
         return jnp.concatenate([-kept[:, None], mixed.T], 1)
 
-    return stats.map_rows(jax.vmap(local), (values, vectors, sizes), tile_size=max(1, 2**16 // k**2))
+    tile = max(1, 2**16 // k**2)
+    return stats.map_rows(jax.vmap(local), (values, vectors, sizes), tile_size=tile)
