@@ -1,0 +1,330 @@
+"""Dictionary learning: atoms in which every sample has a sparse code.
+
+    minimise over W    1/N sum_i w_i min_z { 1/2 ||x_i - W z||^2 + lam ||z||_1 },   w_j'w_j <= 1
+
+with atoms `w_j` as rows of `components` and N the sum of the weights. Coding (`lasso.encode`) and
+an update of the atoms alternate; all that the atoms need from the samples are two sums,
+
+    A = sum_i w_i z_i z_i',    B = sum_i w_i z_i x_i'
+
+    gradient:  W <- project(W - (A W - B) / ||A||)                         on the whole dictionary
+    block:     w_j <- project(w_j + (B_j - sum_l A_jl w_l) / A_jj),        one j after another
+
+where `project` shortens atoms longer than 1. Both lower the same quadratic, never raise it, and so
+does the batch form `fit` with the objective, up to the tolerance of the coding. The online form
+`fit_online` forgets old sums slowly and replaces them by those of random mini-batches.
+
+Source: Murphy, *Machine Learning: a Probabilistic Perspective*, section 13.8; Olshausen and Field
+(1996), "Emergence of simple-cell receptive field properties by learning a sparse code for natural
+images"; Mairal, Bach, Ponce and Sapiro (2009), "Online dictionary learning for sparse coding".
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Array, Float, PRNGKeyArray, ScalarLike
+
+from unsup_jax.core import stats
+from unsup_jax.core.checks import check_choice, check_count, check_matrix, check_weights
+from unsup_jax.core.fit import Fit, Step, iterate
+from unsup_jax.core.linalg import matmul
+from unsup_jax.linear import svd
+from unsup_jax.sparse import lasso
+from unsup_jax.sparse.prox import project_nonnegative, project_unit_ball
+
+TILE = 4000  # rows summed at a time
+CODE_ITER = 1000
+STARTS = ("data", "random")
+UPDATES = ("block", "gradient")
+
+
+class Stats(NamedTuple):
+    """Additive sums over samples coded with the same dictionary.
+
+    Attributes:
+        gram: `A = sum_i w_i z_i z_i'`, shape (k, k).
+        cross: `B = sum_i w_i z_i x_i'`, shape (k, d).
+        loss: `sum_i w_i (1/2 ||x_i - W z_i||^2 + lam ||z_i||_1)`, shape ().
+        weight: `sum_i w_i`, shape ().
+    """
+
+    gram: Float[Array, "k k"]
+    cross: Float[Array, "k d"]
+    loss: Float[Array, ""]
+    weight: Float[Array, ""]
+
+
+@partial(jax.jit, static_argnames=("n_components", "method"))
+def init(
+    key: PRNGKeyArray, x: Float[Array, "n d"], *, n_components: int, method: str = "data"
+) -> Float[Array, "k d"]:
+    """Atoms of length 1 to start from.
+
+    Args:
+        key: Random key.
+        x: Samples, shape (n, d).
+        n_components: Static; the number of atoms.
+        method: Static; "data" (different samples, at random) or "random" (random directions).
+
+    Raises:
+        ValueError: For an unknown method, or `n_components` below 1 or, for "data", above n.
+    """
+    check_matrix("x", x)
+    check_choice("method", method, STARTS)
+    check_count("n_components", n_components, x.shape[0] if method == "data" else None)
+    key_rows, key_noise = jax.random.split(key)
+    noise = jax.random.normal(key_noise, (n_components, x.shape[1]), x.dtype)
+    if method == "random":
+        return _unit_length(noise, noise)
+    rows = jax.random.choice(key_rows, x.shape[0], (n_components,), replace=False)
+    return _unit_length(x[rows], noise)
+
+
+@partial(
+    jax.jit,
+    static_argnames=("max_iter", "update", "n_sweeps", "positive", "tile_size", "axis_name"),
+)
+def fit(
+    components: Float[Array, "k d"],
+    x: Float[Array, "n d"],
+    lam: ScalarLike,
+    weights: Float[Array, "n"] | None = None,
+    tol: ScalarLike = 1e-4,
+    code_tol: ScalarLike = 1e-4,
+    *,
+    max_iter: int = 100,
+    update: str = "block",
+    n_sweeps: int = 5,
+    positive: bool = False,
+    tile_size: int | None = TILE,
+    axis_name: str | None = None,
+) -> Fit:
+    """Learn a dictionary from all samples at each iteration.
+
+    An atom that no sample uses is replaced by one of the samples that are reconstructed worst,
+    which can't raise the objective.
+
+    Args:
+        components: The dictionary to start from; atoms longer than 1 are shortened.
+        x: Samples, shape (n, d).
+        lam: Positive; the price of a unit of `|z|`.
+        weights: Non-negative weights, shape (n,): a weight of 2 counts a sample twice.
+        tol: Stops when the objective changes by at most this fraction of `1/2 ||x||^2`'s mean.
+        code_tol: Relative duality gap of the codes.
+        max_iter: Static; largest number of updates.
+        update: Static; "block" or "gradient".
+        n_sweeps: Static; updates of all atoms from the same sums.
+        positive: Static; neither codes nor atoms may be negative.
+        tile_size: Static; rows summed at a time.
+        axis_name: Static; mapped axis over which the rows are sharded.
+
+    Returns:
+        `Fit` with the dictionary as `params` and the mean over samples of
+        `1/2 ||x - W z||^2 + lam ||z||_1` as objective, non-increasing up to `code_tol`.
+
+    Raises:
+        ValueError: For shapes that do not match, an unknown update, or an `x` that is not floating
+            point.
+    """
+    _check(components, x, update, n_sweeps)
+    check_weights(weights, x)
+    tiles: dict[str, Any] = {"tile_size": tile_size, "axis_name": axis_name}
+
+    def step(atoms):
+        codes, losses = code(atoms, x, lam, code_tol, positive=positive)
+        sums = statistics(codes, losses, x, weights, **tiles)
+        new = update_components(atoms, sums, update=update, n_sweeps=n_sweeps, positive=positive)
+        new = _reseed(new, sums.gram, losses, x, weights, positive, axis_name)
+        return Step(new, sums.loss / sums.weight)
+
+    def energy(rows, w):
+        return svd.weigh(rows * rows, w).sum() / 2
+
+    zero = stats.accumulate(energy, x, weights, **tiles)
+    zero = zero / stats.total_weight(x, weights, axis_name)
+    start = _project(components, positive)
+    return iterate(step, start, jnp.asarray(tol, x.dtype) * zero, max_iter=max_iter)
+
+
+@partial(jax.jit, static_argnames=("batch_size", "max_iter", "update", "n_sweeps", "positive"))
+def fit_online(
+    key: PRNGKeyArray,
+    components: Float[Array, "k d"],
+    x: Float[Array, "n d"],
+    lam: ScalarLike,
+    forgetting: ScalarLike = 1.0,
+    tol: ScalarLike = 0.0,
+    code_tol: ScalarLike = 1e-3,
+    *,
+    batch_size: int = 512,
+    max_iter: int = 100,
+    update: str = "block",
+    n_sweeps: int = 2,
+    positive: bool = False,
+) -> Fit:
+    """Learn a dictionary from random mini-batches, one an iteration.
+
+    The sums of all batches are kept, old ones with less weight: before batch t joins they are
+    multiplied by `(1 - 1/t)^forgetting`.
+
+    Args:
+        key: Random key of the order of the samples.
+        components: The dictionary to start from; atoms longer than 1 are shortened.
+        x: Samples, shape (n, d).
+        lam: Positive; the price of a unit of `|z|`.
+        forgetting: 0 remembers everything; the larger, the faster it forgets.
+        tol: Stops when an iteration moves no atom by more than this.
+        code_tol: Relative duality gap of the codes.
+        batch_size: Static; samples of an iteration.
+        max_iter: Static; number of iterations.
+        update: Static; "block" or "gradient".
+        n_sweeps: Static; updates of all atoms from the same sums.
+        positive: Static; neither codes nor atoms may be negative.
+
+    Returns:
+        `Fit` with the dictionary as `params`. The objective, as for `fit`, is that of one batch,
+        which the dictionary has not been updated with: noisy, but honest.
+
+    Raises:
+        ValueError: For shapes that do not match, an unknown update, or a `batch_size` not between 1
+            and n.
+    """
+    _check(components, x, update, n_sweeps)
+    check_count("batch_size", batch_size, x.shape[0])
+    order = jax.random.permutation(key, x.shape[0])
+
+    def step(state):
+        t, atoms, gram, cross = state
+        batch = x[order[(t * batch_size + jnp.arange(batch_size)) % x.shape[0]]]
+        codes, losses = code(atoms, batch, lam, code_tol, positive=positive)
+        fresh = statistics(codes, losses, batch)
+        keep = (1 - 1 / (t + 1).astype(x.dtype)) ** jnp.asarray(forgetting, x.dtype)
+        sums = fresh._replace(gram=keep * gram + fresh.gram, cross=keep * cross + fresh.cross)
+        new = update_components(atoms, sums, update=update, n_sweeps=n_sweeps, positive=positive)
+        new = _reseed(new, sums.gram, losses, batch, None, positive, None)
+        moved = jnp.sqrt(((new - atoms) ** 2).sum(1).max())
+        return Step((t + 1, new, sums.gram, sums.cross), fresh.loss / fresh.weight, moved)
+
+    atoms = _project(components, positive)
+    k = atoms.shape[0]
+    start = (jnp.int32(0), atoms, jnp.zeros((k, k), x.dtype), jnp.zeros_like(atoms))
+    result = iterate(step, start, tol, max_iter=max_iter)
+    return result._replace(params=result.params[1])
+
+
+def code(
+    components: Float[Array, "k d"],
+    x: Float[Array, "n d"],
+    lam: ScalarLike,
+    tol: ScalarLike = 1e-4,
+    *,
+    positive: bool = False,
+) -> tuple[Float[Array, "n k"], Float[Array, "n"]]:
+    """Lasso codes and the objective of every sample."""
+    result = lasso.encode(components, x, lam, tol, max_iter=CODE_ITER, positive=positive)
+    return result.params, result.objective
+
+
+def statistics(
+    codes: Float[Array, "n k"],
+    losses: Float[Array, "n"],
+    x: Float[Array, "n d"],
+    weights: Float[Array, "n"] | None = None,
+    *,
+    tile_size: int | None = TILE,
+    axis_name: str | None = None,
+) -> Stats:
+    """The sums over coded samples; those of two data sets add up."""
+
+    def local(rows, w):
+        codes, losses, x = rows
+        weighted = svd.weigh(codes, w).T
+        if w is None:
+            weight = jnp.asarray(x.shape[0], x.dtype)
+        else:
+            losses, weight = jnp.where(w > 0, w * losses, 0), w.sum()
+        return Stats(matmul(weighted, codes), matmul(weighted, x), losses.sum(), weight)
+
+    rows = (codes, losses, x)
+    return stats.accumulate(local, rows, weights, tile_size=tile_size, axis_name=axis_name)
+
+
+def update_components(
+    components: Float[Array, "k d"],
+    sums: Stats,
+    *,
+    update: str = "block",
+    n_sweeps: int = 1,
+    positive: bool = False,
+) -> Float[Array, "k d"]:
+    """Lower `1/2 tr(W' A W) - tr(W' B)` over dictionaries in the constraint set.
+
+    Args:
+        components: The dictionary the samples were coded with.
+        sums: Their statistics.
+        update: Static; "gradient" (projected gradient steps of length 1 / ||A||) or "block" (the
+            exact minimum over one atom after another).
+        n_sweeps: Static; updates of all atoms.
+        positive: Static; atoms may not be negative.
+    """
+    gram, cross = sums.gram, sums.cross
+    if update == "gradient":
+        step = _inverse(jnp.linalg.eigvalsh(gram)[-1])
+
+        def descend(_, atoms):
+            return _project(atoms - step * (matmul(gram, atoms) - cross), positive)
+
+        return lax.fori_loop(0, n_sweeps, descend, components)
+    k = components.shape[0]
+    steps = _inverse(jnp.diagonal(gram))
+
+    def minimise_atom(i, atoms):
+        j = i % k
+        atom = atoms[j] + steps[j] * (cross[j] - matmul(gram[j], atoms))
+        return lax.dynamic_update_slice_in_dim(atoms, _project(atom[None], positive), j, 0)
+
+    return lax.fori_loop(0, n_sweeps * k, minimise_atom, components)
+
+
+def _reseed(components, gram, losses, x, weights, positive, axis_name):
+    """Replace atoms without codes by the worst samples, the worst for the first, and so on."""
+    k = components.shape[0]
+    losses = losses if weights is None else jnp.where(weights > 0, losses, -1)
+    losses, worst = lax.top_k(losses, min(k, x.shape[0]))
+    samples = x[worst]
+    if axis_name is not None:
+        losses, samples = lax.all_gather((losses, samples), axis_name, tiled=True)
+        samples = samples[jnp.argsort(-losses)]
+    unused = jnp.diagonal(gram) <= 0
+    turn = jnp.minimum(jnp.cumsum(unused) - 1, samples.shape[0] - 1)
+    candidates = jnp.maximum(samples, 0) if positive else samples
+    return jnp.where(unused[:, None], _unit_length(candidates[turn], components), components)
+
+
+def _project(components, positive):
+    """Onto the unit ball, atom by atom, and the non-negative orthant if asked for."""
+    return project_unit_ball(project_nonnegative(components) if positive else components)
+
+
+def _unit_length(atoms, instead):
+    """Atoms of length 1; those of length 0 come from `instead`."""
+    length = jnp.linalg.norm(atoms, axis=1, keepdims=True)
+    instead = instead / jnp.maximum(jnp.linalg.norm(instead, axis=1, keepdims=True), 1e-30)
+    return jnp.where(length > 0, atoms / jnp.where(length > 0, length, 1), instead)
+
+
+def _inverse(curvature):
+    """`1 / curvature`, and 0 where there is none: what nothing uses stays as it is."""
+    return jnp.where(curvature > 0, 1 / jnp.where(curvature > 0, curvature, 1), 0)
+
+
+def _check(components, x, update, n_sweeps):
+    check_matrix("x", x)
+    check_matrix("components", components, n_features=x.shape[1])
+    check_choice("update", update, UPDATES)
+    check_count("n_sweeps", n_sweeps)
