@@ -1,0 +1,136 @@
+"""Lasso codes: certified, optimal, equal to scikit-learn's; derivatives against differences."""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from sklearn.decomposition import sparse_encode
+
+from unsup_jax.core.fit import Fit, Status
+from unsup_jax.sparse import lasso
+
+
+def problem(dtype=jnp.float32, k=40, d=16, n=60):
+    rng = np.random.default_rng(0)
+    atoms = rng.normal(size=(k, d))
+    atoms /= np.linalg.norm(atoms, axis=1, keepdims=True)
+    return jnp.asarray(atoms, dtype), jnp.asarray(rng.normal(size=(n, d)), dtype)
+
+
+@pytest.mark.parametrize("solver", ["lars", "fista"])
+@pytest.mark.parametrize("positive", [False, True])
+def test_equals_scikit_learn(solver, positive):
+    atoms, x = problem()
+    fit = lasso.encode(atoms, x, 0.5, 1e-6, solver=solver, positive=positive)
+    theirs = sparse_encode(
+        np.asarray(x, float), np.asarray(atoms, float), algorithm="lasso_lars", alpha=0.5,
+        positive=positive,
+    )  # fmt: skip
+    assert isinstance(fit, Fit)
+    assert (fit.status == Status.CONVERGED).all()
+    assert fit.history.max() <= 1e-6
+    np.testing.assert_allclose(fit.params, theirs, atol=2e-3 if solver == "fista" else 1e-4)
+    np.testing.assert_allclose(fit.objective, lasso.objective(atoms, x, fit.params, 0.5), rtol=1e-6)
+    if solver == "lars":
+        assert (fit.n_iter == 0).all()
+        violation = lasso.kkt_violation(atoms, x, fit.params, 0.5, positive=positive)
+        assert violation.max() < 1e-5
+
+
+def test_gap_bounds_the_distance_to_the_optimum(x64):
+    atoms, x = problem(jnp.float64)
+    best = lasso.encode(atoms, x, 0.5, 1e-12)
+    for scale in (0.0, 0.5, 1.1):
+        codes = scale * best.params
+        gap = lasso.duality_gap(atoms, x, codes, 0.5)
+        excess = lasso.objective(atoms, x, codes, 0.5) - best.objective
+        assert (gap >= excess - 1e-12).all()
+    assert lasso.duality_gap(atoms, x, best.params, 0.5).max() < 1e-12
+
+
+def test_lambda_max_is_where_codes_vanish():
+    atoms, x = problem()
+    for positive in (False, True):
+        lam = lasso.lambda_max(atoms, x, positive=positive)
+        encode = partial(lasso.encode, atoms, x, positive=positive)
+        assert (encode(lam * 1.001).params == 0).all()
+        assert ((encode(lam * 0.99).params != 0).sum(1) > 0).all()
+
+
+def test_one_lambda_a_signal_traced_and_vmapped():
+    atoms, x = problem()
+    lams = jnp.linspace(0.2, 2.0, len(x))
+    each = lasso.encode(atoms, x, lams, 1e-6)
+    for i in (0, 31, 59):
+        alone = lasso.encode(atoms, x, lams[i], 1e-6)
+        np.testing.assert_allclose(each.params[i], alone.params[i], atol=1e-5)
+    swept = jax.vmap(lambda lam: lasso.encode(atoms, x, lam, 1e-6).params)(lams[:3])
+    np.testing.assert_allclose(swept[2], lasso.encode(atoms, x, lams[2], 1e-6).params, atol=1e-5)
+
+
+def test_path_equals_single_solves():
+    atoms, x = problem()
+    lams = jnp.asarray([2.0, 1.0, 0.5])
+    path = lasso.path(atoms, x, lams, 1e-6)
+    assert path.params.shape == (3, *x.shape[:1], len(atoms))
+    assert (path.status == Status.CONVERGED).all()
+    for codes, lam in zip(path.params, lams, strict=True):
+        np.testing.assert_allclose(codes, lasso.encode(atoms, x, lam).params, atol=1e-5)
+
+
+def test_warm_start_takes_fewer_steps():
+    atoms, x = problem()
+    cold = lasso.encode(atoms, x, 0.5, 1e-5, solver="fista")
+    warm = lasso.encode(atoms, x, 0.49, 1e-5, cold.params)
+    again = lasso.encode(atoms, x, 0.49, 1e-5, solver="fista")
+    assert (warm.status == Status.CONVERGED).all()
+    assert warm.n_iter.sum() < again.n_iter.sum()
+
+
+def test_large_supports_find_room():
+    """More atoms inside than the smallest number of slots."""
+    atoms, x = problem(k=80, d=48, n=5)
+    fit = lasso.encode(atoms, x, 0.02, 1e-3)
+    assert ((fit.params != 0).sum(1) > 32).any()
+    assert (fit.status == Status.CONVERGED).all()
+    assert (fit.n_iter == 0).all()
+
+
+def test_failures_are_data():
+    atoms, x = problem()
+    fit = lasso.encode(atoms, x.at[3, 1].set(jnp.nan), 0.5, 1e-6)
+    assert fit.status[3] == Status.NON_FINITE
+    assert (fit.params[3] == 0).all()
+    assert (jnp.delete(fit.status, 3) == Status.CONVERGED).all()
+    short = lasso.encode(atoms, x, 0.1, 1e-6, solver="fista", max_iter=3)
+    assert (short.status == Status.ITERATION_LIMIT).any()
+
+
+def test_degenerate_atoms():
+    atoms, x = problem()
+    atoms = atoms.at[1].set(atoms[0]).at[2].set(0.0)
+    fit = lasso.encode(atoms, x.at[0].set(0.0), 0.1, 1e-5)
+    assert (fit.status == Status.CONVERGED).all()
+    assert (fit.params[0] == 0).all()
+
+
+def test_dtypes(x64):
+    for dtype in (jnp.float32, jnp.float64):
+        fit = lasso.encode(*problem(dtype), 0.5)
+        assert fit.params.dtype == fit.objective.dtype == fit.history.dtype == dtype
+
+
+def test_wrong_arguments_are_named(unchecked):
+    atoms, x = problem()
+    with pytest.raises(ValueError, match=r"lam must have shape \(\) or \(60,\), got \(3,\)"):
+        lasso.encode(atoms, x, jnp.ones(3))
+    with pytest.raises(ValueError, match="solver must be one of 'auto', 'lars', 'fista'"):
+        lasso.encode(atoms, x, 0.5, solver="cd")
+    with pytest.raises(ValueError, match=r"start must have shape \(60, 40\), got \(60, 3\)"):
+        lasso.encode(atoms, x, 0.5, 1e-5, x[:, :3])
+    with pytest.raises(ValueError, match="components must have 16 features, got 15"):
+        lasso.encode(atoms[:, 1:], x, 0.5)
+    with pytest.raises(ValueError, match="x must be floating point, got int32"):
+        lasso.encode(atoms, x.astype(jnp.int32), 0.5)
