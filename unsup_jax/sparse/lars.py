@@ -15,6 +15,8 @@ Signals are the minor axis of all arrays here: a step is a few wide operations o
 
 from __future__ import annotations
 
+import functools
+import operator
 from functools import partial
 from typing import NamedTuple
 
@@ -216,7 +218,7 @@ def step(components: Array, gram: Array, state: State, target: Array, positive: 
     here = jnp.arange(m, dtype=jnp.int32)[:, None] == slot[None]
     row = jnp.where(used, gram.reshape(-1)[state.atoms * k + entering[None]], 0)
     row = jnp.where(drop[None], here.astype(row.dtype), row)
-    column = sum(state.inverse[:, i] * row[i][None] for i in range(m))
+    column = functools.reduce(operator.add, [state.inverse[:, i] * row[i][None] for i in range(m)])
     own = jnp.diagonal(gram)[entering]
     schur = own - (row * column).sum(0)
     dependent = ~drop & (schur <= 32 * jnp.finfo(own.dtype).eps * own)
@@ -230,9 +232,8 @@ def step(components: Array, gram: Array, state: State, target: Array, positive: 
     # The products of v with W_A'x and s have known values.
     at = lambda array: jnp.take_along_axis(array, entering[None], axis=0)[0]  # noqa: E731
     fixed_j, rate_j = at(state.fixed), at(state.rate)
-    sign = jnp.where((fixed_j < 0) & (not positive), -1, 1).astype(
-        own.dtype
-    )  # at the knot: see `_next_entry`
+    # The sign at the knot: see `_next_entry`.
+    sign = jnp.where((fixed_j < 0) & (not positive), -1, 1).astype(own.dtype)
     d_offset = jnp.where(drop, _pick(here, state.offset), -fixed_j)
     d_slope = jnp.where(drop, _pick(here, state.slope), rate_j - sign)
     atoms = jnp.where(here & (live & ~drop)[None], entering[None], state.atoms)

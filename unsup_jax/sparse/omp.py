@@ -57,7 +57,8 @@ def encode(
     atoms = components * inverse[:, None]
 
     def rows(tile):
-        return _pursue(atoms, *tile, n_nonzero) * inverse[None]
+        signals, limits = tile
+        return _pursue(atoms, signals, limits, n_nonzero) * inverse[None]
 
     return stats.map_rows(rows, (x, tol), tile_size=tile_size)
 
