@@ -92,15 +92,22 @@ def init(
     key: PRNGKeyArray, clips: tuple[Pixels, ...], *, n_foreground: int, n_background: int
 ) -> Params:
     """Return the mixtures of the pixels that the first guess gives to either side."""
-    keys = jax.random.split(key, len(clips) + 1)
-    start = partial(gaussian.init, reg_covar=1e-4, method="k-means")
     everything = jax.tree.map(lambda *a: jnp.concatenate(a), *clips)
-    foreground = start(keys[0], *everything, n_components=n_foreground)
+    keys = jax.random.split(key, len(clips) + 1)
+    foreground = _mixture_of(keys[0], *everything, n_components=n_foreground)
     backgrounds = tuple(
-        start(k, x, 1 - guess, n_components=n_background)
+        _mixture_of(k, x, 1 - guess, n_components=n_background)
         for k, (x, guess) in zip(keys[1:], clips, strict=True)
     )
     return Params(foreground, backgrounds, tuple(jnp.array([0.05, 0.8]) for _ in clips))
+
+
+def _mixture_of(key, x, weights, *, n_components):
+    # From a sample, to save time; of one size, to save compilations.
+    key_sample, key_init = jax.random.split(key)
+    rows = jax.random.choice(key_sample, len(x), (4000,), p=weights / weights.sum())
+    size = {"n_components": n_components, "method": "k-means"}
+    return gaussian.init(key_init, x[rows], None, 1e-4, **size)
 
 
 def _log_joint(params: Params, c: int, pixels: Pixels) -> tuple[Float[Array, "n"], ...]:

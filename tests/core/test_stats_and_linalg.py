@@ -76,3 +76,15 @@ def test_squared_distances_survive_an_offset():
 def test_signs_make_the_largest_entry_positive():
     rows = jnp.asarray([[1.0, -3.0], [2.0, 1.0], [0.0, 0.0]])
     np.testing.assert_array_equal(linalg.fix_signs(rows), [[-1, 3], [2, 1], [0, 0]])
+
+
+def test_inverse_tril_matches_the_triangular_solve_and_has_its_derivatives():
+    rng = np.random.default_rng(0)
+    lower = jnp.asarray(np.tril(rng.normal(size=(3, 6, 6))) + 3 * np.eye(6), jnp.float32)
+    inverse = linalg.inverse_tril(lower)
+    np.testing.assert_allclose(inverse, np.linalg.inv(np.asarray(lower, np.float64)), atol=1e-6)
+    np.testing.assert_array_equal(inverse, jnp.tril(inverse))
+    np.testing.assert_array_equal(linalg.inverse_tril(lower[1]), inverse[1])
+    ours = jax.grad(lambda a: (linalg.inverse_tril(jnp.tril(a)) ** 2).sum())(lower)
+    exact = jax.grad(lambda a: (jnp.linalg.inv(jnp.tril(a)) ** 2).sum())(lower)
+    np.testing.assert_allclose(ours, exact, atol=1e-5)

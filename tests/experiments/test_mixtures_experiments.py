@@ -91,6 +91,9 @@ def test_binarisation_is_one_fixed_draw_of_the_intensity():
     assert set(np.unique(bits)) == {0.0, 1.0}
     assert bits.mean() == pytest.approx(0.25, abs=0.005)
     np.testing.assert_array_equal(bits, bernoulli_mnist.binarise(grey))
+    # The test images share no random numbers with the training images: two coins agree 5/8.
+    others = bernoulli_mnist.binarise(grey, "test")
+    assert (bits == others).mean() == pytest.approx(0.625, abs=0.01)
     np.testing.assert_array_equal(bernoulli_mnist.binarise(np.array([0.0, 1.0])), [0, 1])
 
 

@@ -80,18 +80,19 @@ class _Carry(NamedTuple):
 
 
 @jax.custom_batching.custom_vmap
-def _any_lane(flag: Bool[Array, ""]) -> Bool[Array, ""]:
+def any_lane(flag: Bool[Array, ""]) -> Bool[Array, ""]:
     """`flag` of a single fit; under `vmap`, whether any lane has it: a predicate without lanes.
 
-    A `lax.cond` on it stays a branch under `vmap`, so a sweep ends with its last running lane.
+    A `lax.cond` on it stays a branch under `vmap`: a sweep ends with its last running lane, and no
+    lane pays for a careful path that none needs.
     """
     return flag
 
 
-@_any_lane.def_vmap
+@any_lane.def_vmap
 def _any_lane_vmap(axis_size: int, in_batched: list[bool], flag: Array) -> tuple[Array, bool]:
     del axis_size
-    return _any_lane(flag.any(0) if in_batched[0] else flag), False
+    return any_lane(flag.any(0) if in_batched[0] else flag), False
 
 
 def iterate(
@@ -142,7 +143,7 @@ def iterate(
                 lambda new, old: jnp.where(running, new, old), advance(carry), carry
             )
 
-        carry = lax.cond(_any_lane(running), advance_running, lambda same: same, carry)
+        carry = lax.cond(any_lane(running), advance_running, lambda same: same, carry)
         return carry, carry.objective
 
     dtype = jax.eval_shape(step, params).objective.dtype

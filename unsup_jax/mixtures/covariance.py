@@ -8,8 +8,8 @@ over features run along whole vectors of samples; means and data are relative to
 Nothing here subtracts large squares, which is what ruins float32 mixtures. A scatter is taken as
 `sum_i r_i (x_i - mu) x_i' - [sum_i r_i (x_i - mu)] mu'`, whose error grows like `|mu| / sigma` and
 not like its square, as long as the bracket is a sum of differences and not a difference of sums;
-distances are sums of squared whitened differences. The one exception, the fast path of `Diagonal`,
-is taken only where it is harmless.
+distances are sums of squared whitened differences. The exceptions, the fast paths of `Diagonal` and
+of `Full` in few dimensions, expand the squares, and are taken only where that is harmless.
 """
 
 from __future__ import annotations
@@ -19,10 +19,14 @@ from typing import NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int, Scalar
 
-from unsup_jax.core.linalg import einsum, matmul, safe_cholesky, solve_triangular
+from unsup_jax.core.fit import any_lane
+from unsup_jax.core.linalg import einsum, inverse_tril, matmul, safe_cholesky
+
+FEW = 12  # features: up to here, products of two features shared by all components are cheaper
 
 Distances: TypeAlias = Callable[[Float[Array, "d n"]], Float[Array, "k n"]]
 
@@ -37,27 +41,68 @@ class Full(NamedTuple):
     scale_tril: Float[Array, "k d d"]
 
     def distances(self, means: Float[Array, "k d"]) -> Distances:
-        """Squared Mahalanobis distances `||L_k^{-1} (x_i - mu_k)||^2`, a function of the points."""
+        """Squared Mahalanobis distances `||L_k^{-1} (x_i - mu_k)||^2`, a function of the points.
+
+        In few dimensions they are `x'Px - 2 x'P mu + mu'P mu`, `P = (L L')^{-1}`: one product with
+        the monomials of the features. Where that would cancel, differences are whitened.
+        """
         k, d = means.shape
-        whitening = _inverse_tril(self.scale_tril)
-        offset = einsum("kij,kj->ki", whitening, means)[:, :, None]
+        whitening = inverse_tril(self.scale_tril)
+        offset = einsum("kij,kj->ki", whitening, means)
 
-        def measure(xt):
-            whitened = matmul(whitening.reshape(k * d, d), xt).reshape(k, d, -1) - offset
-            return (whitened * whitened).sum(1)
+        def direct(xt):
+            whitened = matmul(whitening.reshape(k * d, d), xt).reshape(k, d, -1)
+            return ((whitened - offset[:, :, None]) ** 2).sum(1)
 
-        return measure
+        if d > FEW:
+            return direct
+        precision = einsum("kji,kjl->kil", whitening, whitening)
+        quadratic = [(2 - (a == b)) * precision[:, a, b] for a, b in _pairs(d)]
+        linear = -2 * einsum("kij,ki->kj", whitening, offset)
+        constant = (offset**2).sum(1)
+        coefficients = jnp.concatenate([jnp.stack(quadratic, 1), linear, constant[:, None]], axis=1)
+
+        def fast(xt):
+            return jnp.maximum(matmul(coefficients, _monomials(xt)), 0)
+
+        return lambda xt: lax.cond(self._far(means), direct, fast, xt)
 
     def moments(
         self, r: Float[Array, "k n"], xt: Float[Array, "d n"], means: Float[Array, "k d"]
     ) -> tuple[Float[Array, "k d"], Float[Array, "k d d"]]:
         """First and second moments about the means: `sum_i r_ik (x_i - mu_k)` and its scatter."""
         k, d = means.shape
-        weighted = (r[:, None, :] * (xt[None] - means[:, :, None])).reshape(k * d, -1)
-        ones = jnp.ones((1, xt.shape[1]), xt.dtype)
-        products = matmul(weighted, jnp.concatenate([xt, ones]).T).reshape(k, d, d + 1)
-        first = products[:, :, d]
-        return first, products[:, :, :d] - first[:, :, None] * means[:, None, :]
+
+        def direct(r, xt):
+            weighted = (r[:, None, :] * (xt[None] - means[:, :, None])).reshape(k * d, -1)
+            ones = jnp.ones((1, xt.shape[1]), xt.dtype)
+            products = matmul(weighted, jnp.concatenate([xt, ones]).T).reshape(k, d, d + 1)
+            first = products[:, :, d]
+            return first, products[:, :, :d] - first[:, :, None] * means[:, None, :]
+
+        if d > FEW:
+            return direct(r, xt)
+
+        def fast(r, xt):
+            raw = matmul(r, _monomials(xt).T)
+            upper = jnp.zeros((k, d, d), r.dtype)
+            rows, columns = np.array(_pairs(d)).T
+            upper = upper.at[:, rows, columns].set(raw[:, : len(rows)])
+            second = upper + jnp.triu(upper, 1).swapaxes(1, 2)
+            mass = raw[:, -1:]
+            first = raw[:, len(rows) : -1] - mass * means
+            cross = first[:, :, None] * means[:, None, :]
+            square = (mass * means)[:, :, None] * means[:, None, :]
+            return first, second - cross - cross.swapaxes(1, 2) - square
+
+        return lax.cond(self._far(means), direct, fast, r, xt)
+
+    def _far(self, means):
+        # The expanded square loses about eps * sum_j P_jj E[x_j^2]: tolerate 1e-4 of a nat.
+        precision = (inverse_tril(self.scale_tril) ** 2).sum(1)
+        power = means**2 + (self.scale_tril**2).sum(2)
+        eps = jnp.finfo(means.dtype).eps
+        return any_lane((precision * power).sum(1).max() * eps > 1e-4)
 
     def update(
         self,
@@ -94,7 +139,7 @@ class Tied(NamedTuple):
 
     def distances(self, means: Float[Array, "k d"]) -> Distances:
         """Squared Mahalanobis distances `||L^{-1} (x_i - mu_k)||^2`, a function of the points."""
-        whitening = _inverse_tril(self.scale_tril[None])[0]
+        whitening = inverse_tril(self.scale_tril)
         centres = matmul(means, whitening.T)
         return lambda xt: _squared_differences(matmul(whitening, xt), centres)
 
@@ -183,7 +228,7 @@ class Diagonal(NamedTuple):
     def _far(self, means):
         # The expanded square loses about eps * |mu|^2 / s^2: tolerate a thousandth of a nat.
         eps = jnp.finfo(means.dtype).eps
-        return ((means / self.scale) ** 2).sum(1).max() * eps > 1e-3
+        return any_lane(((means / self.scale) ** 2).sum(1).max() * eps > 1e-3)
 
     def update(
         self,
@@ -291,15 +336,19 @@ def _squared_differences(xt, means, scale=None):
     return lax.map(one, (means, inverse))
 
 
+def _pairs(d):
+    return [(a, b) for a in range(d) for b in range(a, d)]
+
+
+def _monomials(xt):
+    """The products `x_a x_b` of two features, the features, and 1: rows in this order."""
+    products = [xt[a : a + 1] * xt[a:] for a in range(xt.shape[0])]
+    return jnp.concatenate([*products, xt, jnp.ones_like(xt[:1])])
+
+
 def _first_moments(r, xt, means):
     """`sum_i r_ik (x_i - mu_k)`, of differences, one component at a time: (k, d)."""
     return lax.map(lambda c: (c[0][None] * (xt - c[1][:, None])).sum(1), (r, means))
-
-
-def _inverse_tril(factors):
-    """Inverses of lower-triangular factors: they whiten, `L^{-1} (x - mu)`, in one product."""
-    eye = jnp.broadcast_to(jnp.eye(factors.shape[-1], dtype=factors.dtype), factors.shape)
-    return solve_triangular(factors, eye)
 
 
 def _factor(covariance, reg_covar):

@@ -140,7 +140,7 @@ def from_responsibilities(
     covariance: str = "full",
 ) -> Params:
     """A start from given responsibilities `r_ik`: the M-step they imply."""
-    origin = stats.mean(x, weights)
+    origin = _origin(x)
     reference = _reference(covariance, jnp.tile(origin, (responsibilities.shape[1], 1)))
 
     def local(data, w):
@@ -153,7 +153,7 @@ def from_responsibilities(
 
 def _from_clusters(centers, x, weights, reg_covar, covariance):
     reference = _reference(covariance, centers)
-    origin = centers.mean(0)
+    origin = _origin(x)
 
     def local(rows, w):
         labels = kmeans.assign(centers, rows)
@@ -184,10 +184,12 @@ def _moments(params, origin, rows, r, w, log_prob=None):
     return Stats(mass, first, scatter, log_likelihood, weight)
 
 
-def _origin(params):
-    """The mean of the mixture: data and means are taken relative to it, which spares digits."""
-    weights = jax.nn.softmax(params.log_weights)
-    return matmul(weights, params.means)
+def _origin(x):
+    """The mean of the rows: data and means are taken relative to it, which spares digits.
+
+    Sums do not depend on it. It belongs to the data, so all lanes of a `vmap` over fits share it.
+    """
+    return lax.stop_gradient(stats.mean(x))
 
 
 def _log_joint(params, origin):
@@ -211,7 +213,7 @@ def e_step(
 
     The statistics of two data sets at the same parameters add up to those of both together.
     """
-    origin = lax.stop_gradient(_origin(params))
+    origin = _origin(x)
     log_joint = _log_joint(params, origin)
 
     def local(rows, w):
@@ -302,7 +304,7 @@ def predict(params: Params, x: Float[Array, "n d"]) -> Int[Array, "n"]:
 
 def _posterior(params, x):
     check_matrix("x", x, n_features=params.means.shape[1])
-    log_joint = _log_joint(params, _origin(params))
+    log_joint = _log_joint(params, _origin(x))
 
     def rows(tile):
         log_p, r = mixing.posterior(log_joint(tile))

@@ -17,7 +17,7 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray, ScalarLike
 
 from unsup_jax.core import stats
 from unsup_jax.core.checks import check_count, check_matrix, check_weights
-from unsup_jax.core.fit import Fit, Step, iterate
+from unsup_jax.core.fit import Fit, Step, any_lane, iterate
 from unsup_jax.core.linalg import matmul, squared_distances
 
 TILE = 2000  # rows: one tile and its distances stay in a core's cache
@@ -165,7 +165,7 @@ def fit(
         empty = sums.mass <= 0
         moved = centers + sums.first / jnp.where(empty, 1, sums.mass)[:, None]
         moved = lax.cond(
-            empty.any(),
+            any_lane(empty.any()),
             lambda: _reseed(moved, empty, centers, x, weights, tile_size, axis_name),
             lambda: moved,
         )
@@ -177,7 +177,7 @@ def fit(
 
 
 def _nearest(centers, rows):
-    origin = centers.mean(0)[None]
+    origin = rows.mean(0)[None]  # of the data, so that all lanes of a vmap share it
     shifted = centers - origin
     half = 0.5 * (shifted * shifted).sum(1)[None]
     return jnp.argmin(half - matmul(rows - origin, shifted.T), axis=1).astype(jnp.int32)
@@ -201,4 +201,5 @@ def _reseed(moved, empty, centers, x, weights, tile_size, axis_name):
         far, candidate = lax.all_gather((far, candidate), axis_name)
         far, candidate = far.max(), candidate[jnp.argmax(far)]
     target = jnp.argmax(empty)
-    return moved.at[target].set(jnp.where(far > 0, candidate, moved[target]))
+    needed = (far > 0) & empty.any()
+    return moved.at[target].set(jnp.where(needed, candidate, moved[target]))
