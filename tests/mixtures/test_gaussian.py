@@ -1,5 +1,7 @@
 """Gaussian mixtures against scikit-learn, SciPy, sampling and the equations."""
 
+import warnings
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -41,8 +43,8 @@ def as_precision(structure, params):
 def test_em_equals_scikit_learn_from_the_same_start(structure, x64):
     x = blobs(jnp.float64)
     fit, start, _ = fitted(structure, x, tol=-1.0, max_iter=20)
-    with np.testing.suppress_warnings() as quiet:
-        quiet.filter(UserWarning)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)
         peer = GaussianMixture(
             3,
             covariance_type=STRUCTURES[structure],
@@ -73,6 +75,43 @@ def test_log_prob_is_the_mixture_density(structure):
     )
     np.testing.assert_allclose(gaussian.log_prob(fit.params, x), np.log(density), rtol=1e-4)
     np.testing.assert_allclose(fit.objective, np.log(density).mean(), rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("d", "squeeze"), [(4, 1.0), (4, 1e-2), (14, 1.0)], ids=["few", "few and correlated", "many"]
+)
+def test_full_statistics_are_right_by_every_path(d, squeeze):
+    """Monomials in few dimensions, whitened differences where those would cancel or are many."""
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(400, d))
+    x[:, 1] = x[:, 0] + squeeze * x[:, 1]
+    x[:200] += 3
+    x = x.astype(np.float32)
+    means = np.stack([x[:200].mean(0), x[200:].mean(0)]) + np.float32(0.1 * squeeze)
+    covariances = np.stack([np.cov(half.T) for half in (x[:200], x[200:])]) * 1.2
+    factors = np.linalg.cholesky(covariances).astype(np.float32)
+    log_weights = jnp.log(jnp.asarray([0.4, 0.6]))
+    params = gaussian.Params(log_weights, jnp.asarray(means), cov.Full(jnp.asarray(factors)))
+    sums = jax.jit(gaussian.e_step)(params, jnp.asarray(x))
+
+    exact = x.astype(np.float64)
+    joint = np.empty((2, len(x)))
+    for k in range(2):
+        dense = factors[k].astype(np.float64) @ factors[k].astype(np.float64).T
+        normal = scipy.stats.multivariate_normal(means[k], dense)
+        joint[k] = float(log_weights[k]) + normal.logpdf(exact)
+    log_prob = np.logaddexp(*joint)
+    r = np.exp(joint - log_prob)
+    np.testing.assert_allclose(sums.log_likelihood, log_prob.sum(), atol=2e-4 * len(x))
+    np.testing.assert_allclose(sums.mass, r.sum(1), rtol=1e-4)
+    for k in range(2):
+        whitened = np.linalg.solve(factors[k].astype(np.float64), (exact - means[k]).T)
+        first = np.linalg.solve(factors[k], np.asarray(sums.first[k]))
+        scatter = np.linalg.solve(factors[k], np.asarray(sums.scatter[k], np.float64))
+        scatter = np.linalg.solve(factors[k], scatter.T)
+        mass = r[k].sum()
+        np.testing.assert_allclose(first / mass, (r[k] * whitened).sum(1) / mass, atol=5e-3)
+        np.testing.assert_allclose(scatter / mass, (r[k] * whitened) @ whitened.T / mass, atol=5e-3)
 
 
 @every_structure

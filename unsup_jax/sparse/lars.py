@@ -15,9 +15,8 @@ Signals are the minor axis of all arrays here: a step is a few wide operations o
 
 from __future__ import annotations
 
-import functools
 import operator
-from functools import partial
+from functools import partial, reduce
 from typing import NamedTuple
 
 import jax
@@ -218,7 +217,7 @@ def step(components: Array, gram: Array, state: State, target: Array, positive: 
     here = jnp.arange(m, dtype=jnp.int32)[:, None] == slot[None]
     row = jnp.where(used, gram.reshape(-1)[state.atoms * k + entering[None]], 0)
     row = jnp.where(drop[None], here.astype(row.dtype), row)
-    column = functools.reduce(operator.add, [state.inverse[:, i] * row[i][None] for i in range(m)])
+    column = reduce(operator.add, [state.inverse[:, i] * row[i][None] for i in range(m)])
     own = jnp.diagonal(gram)[entering]
     schur = own - (row * column).sum(0)
     dependent = ~drop & (schur <= 32 * jnp.finfo(own.dtype).eps * own)
