@@ -1,0 +1,1 @@
+"""Denoising and variational autoencoders, and their training, with flax and optax."""
