@@ -149,6 +149,16 @@ def test_solvers_agree(solver, center):
     assert_same(fit(x, weights, solver=solver, center=center), expected)
 
 
+def test_power_iterations_find_more_variance():
+    x = jax.random.normal(jax.random.key(3), (200, 60))  # a flat spectrum, the hard case
+    found = [
+        float(fit(x, solver="randomized", n_iter=n).explained_variance.sum()) for n in (0, 1, 2, 4)
+    ]
+    exact = float(fit(x, solver="gram").explained_variance.sum())
+    assert found[0] < found[1] < found[2] < exact
+    np.testing.assert_allclose(found[3], exact, rtol=1e-5)  # five blocks of 13 span all 60
+
+
 @pytest.mark.parametrize("solver", SOLVERS)
 def test_weights_count_samples(solver):
     x = data(40, 6)

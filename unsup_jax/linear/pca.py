@@ -83,7 +83,7 @@ class Posterior(NamedTuple):
 
 @partial(
     jax.jit,
-    static_argnames=("n_components", "solver", "center", "tile_size", "axis_name"),
+    static_argnames=("n_components", "solver", "center", "n_iter", "tile_size", "axis_name"),
 )
 def fit(
     x: Float[Array, "n d"],
@@ -93,6 +93,7 @@ def fit(
     solver: str = "auto",
     center: bool = True,
     key: PRNGKeyArray | None = None,
+    n_iter: int = 4,
     tile_size: int | None = None,
     axis_name: str | None = None,
 ) -> Params:
@@ -120,6 +121,7 @@ def fit(
         solver: Static.
         center: Static; if false, variances are second moments about the origin.
         key: Random key, for `solver="randomized"` and for nothing else.
+        n_iter: Static; power iterations of `solver="randomized"`, each a further reading of `x`.
         tile_size: Static; the largest number of rows of a tile. `None` picks one.
         axis_name: Static; the mapped axis over which the rows are sharded, if any.
 
@@ -130,14 +132,14 @@ def fit(
     _check(x, weights, n_components, solver, key, axis_name)
     tile_size = tile_size or svd.rows_per_tile(*x.shape)
     tiles: dict[str, Any] = {"tile_size": tile_size, "axis_name": axis_name}
-    mean = stats.mean(x, weights, **tiles) if center else jnp.zeros_like(x[0])
     if solver == "auto":
         solver = "dual" if x.shape[0] < x.shape[1] and axis_name is None else "gram"
+    mean = stats.mean(x, weights, **tiles) if center else jnp.zeros_like(x[0])
     if solver == "gram":
         sums = moments(mean, x, weights, **tiles)
         return from_moments(mean, sums, n_components=n_components, center=center)
     if solver == "randomized":
-        return _randomized(key, mean, x, weights, n_components, tiles)
+        return _randomized(key, mean, x, weights, n_components, n_iter, tiles)
     # Rows scaled so that products of the columns are the covariance.
     scale = jnp.ones_like(x[:, 0]) if weights is None else weights
     rows = (x - mean[None]) * jnp.sqrt(scale / _positive(scale.sum()))[:, None]
@@ -335,7 +337,7 @@ def _dual_jvp(n_components, primals, tangents):
     return jax.jvp(partial(_by_svd, n_components=n_components), primals, tangents)
 
 
-def _randomized(key, mean, x, weights, n_components, tiles):
+def _randomized(key, mean, x, weights, n_components, n_iter, tiles):
     weight = _positive(stats.total_weight(x, weights, tiles["axis_name"]))
 
     def product(q):
@@ -355,7 +357,7 @@ def _randomized(key, mean, x, weights, n_components, tiles):
         dtype=x.dtype,
         n_pairs=n_components,
         n_oversamples=10,
-        n_iter=4,
+        n_iter=n_iter,
     )
     values = jnp.maximum(values, 0)
     total = stats.accumulate(squares, x, weights, **tiles) / weight
