@@ -18,6 +18,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, Int, ScalarLike
 
 from unsup_jax.core import linalg, stats
@@ -271,7 +272,7 @@ def _ltsa(n_components, neighbours):
 def _hessian(n_components, neighbours):
     """Second derivatives along the tangent: what quadratics have that affine functions have not."""
     tangent = _tangent(neighbours, n_components)
-    first, second = jnp.triu_indices(n_components)
+    first, second = np.triu_indices(n_components)  # known when traced
     constant = jnp.ones_like(tangent[:, :1])
     quadratic = tangent[:, first] * tangent[:, second]
     basis = jnp.linalg.qr(jnp.concatenate([constant, tangent, quadratic], 1))[0]
