@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from functools import partial
 
-import jax
 import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
@@ -48,13 +47,6 @@ def safe_cholesky(a: Float[Array, "*batch d d"]) -> Float[Array, "*batch d d"]:
         return jnp.where(failed, jnp.linalg.cholesky(repaired), factor)
 
     return lax.cond(failed.any(), with_ridge, lambda: factor)
-
-
-def solve_triangular(
-    lower: Float[Array, "*batch d d"], b: Float[Array, "*batch d m"]
-) -> Float[Array, "*batch d m"]:
-    """Solve `L y = b` for lower-triangular `L`, batched over leading axes."""
-    return jax.lax.linalg.triangular_solve(lower, b, left_side=True, lower=True)
 
 
 def inverse_tril(lower: Float[Array, "*batch d d"]) -> Float[Array, "*batch d d"]:
