@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
@@ -47,13 +48,12 @@ def load(dataset: data.Dataset, *, quick: bool = False) -> Split:
     return Split(*map(jnp.asarray, (train, valid, test)), labels, known.shape)
 
 
-def sheet(images: Any, shape: tuple[int, int]) -> np.ndarray:
-    """One picture of a table of images, shape (rows, columns, d), with lines of 1 between them."""
+def sheet(images: Any, shape: tuple[int, int], line: float = 1.0) -> np.ndarray:
+    """One picture of a table of images, shape (rows, columns, d), with lines between them."""
     images = np.asarray(images)
     rows, columns = images.shape[:2]
-    tiles = np.pad(
-        images.reshape(rows, columns, *shape), [(0, 0), (0, 0), (0, 1), (0, 1)], constant_values=1
-    )
+    margins = [(0, 0), (0, 0), (0, 1), (0, 1)]
+    tiles = np.pad(images.reshape(rows, columns, *shape), margins, constant_values=line)
     height, width = tiles.shape[2:]
     return tiles.swapaxes(1, 2).reshape(rows * height, columns * width)[:-1, :-1]
 
@@ -64,3 +64,10 @@ def show(ax: Any, picture: np.ndarray, title: str = "", **options: Any) -> None:
     ax.set(xticks=[], yticks=[])
     ax.set_title(title, loc="left", fontsize=11)
     ax.spines[:].set_visible(False)
+
+
+def name_rows(ax: Any, names: Sequence[str], shape: tuple[int, int]) -> None:
+    """Write a name beside each row of a sheet."""
+    middles = (np.arange(len(names)) + 0.5) * (shape[0] + 1) - 1
+    ax.set_yticks(middles, names, fontsize=10)
+    ax.tick_params(length=0)
