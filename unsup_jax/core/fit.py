@@ -45,6 +45,8 @@ class Fit(NamedTuple):
             its last value, so `history[:n_iter]` is the curve that was really followed.
         n_iter: Number of updates that led from the start to `params`.
         status: A `Status`, as int32. Failure is data: a bad lane cannot kill a sweep.
+        error: A certificate of the distance from the solution, the one compared with `tol`, where
+            the model has one (a duality gap); otherwise `None`.
     """
 
     params: Params
@@ -52,6 +54,7 @@ class Fit(NamedTuple):
     history: Float[Array, "..."]
     n_iter: Int[Array, "..."]
     status: Int[Array, "..."]
+    error: Float[Array, "..."] | None = None
 
 
 class Step(NamedTuple):
