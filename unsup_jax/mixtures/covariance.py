@@ -2,7 +2,7 @@
 
 Each is a small pytree that knows three things: how to look at points (their squared Mahalanobis
 distances from the means, and moments about the means that share the work), how moments become a
-structure again (the M-step), and what it looks like as dense matrices. Inside, data are
+structure again (the M-step) and back, and what it looks like as dense matrices. Inside, data are
 feature-major, `(d, n)`, so that sums over features run along whole vectors of samples; means and
 data are relative to a common origin.
 
@@ -116,6 +116,11 @@ class Full(NamedTuple):
         covariance = scatter / mass[:, None, None] - shift[:, :, None] * shift[:, None, :]
         return Full(_factor(covariance, reg_covar))
 
+    def scatter(self, mass: Float[Array, "k"], d: int, reg_covar: Scalar) -> Float[Array, "k d d"]:
+        """The scatter about the means from which `update` makes this structure."""
+        ridge = reg_covar * jnp.eye(d, dtype=mass.dtype)
+        return mass[:, None, None] * (self.dense(len(mass), d) - ridge[None])
+
     def half_log_det(self, d: int) -> Float[Array, "k"]:
         """Half the log-determinant of each covariance."""
         return jnp.log(jnp.diagonal(self.scale_tril, axis1=1, axis2=2)).sum(1)
@@ -163,6 +168,11 @@ class Tied(NamedTuple):
         """`Sigma = (scatter - sum_k mass_k shift_k shift_k') / sum_k mass_k + reg_covar I`."""
         between = matmul((mass[:, None] * shift).T, shift)
         return Tied(_factor((scatter - between)[None] / mass.sum(), reg_covar)[0])
+
+    def scatter(self, mass: Float[Array, "k"], d: int, reg_covar: Scalar) -> Float[Array, "d d"]:
+        """The scatter about the means from which `update` makes this structure."""
+        ridge = reg_covar * jnp.eye(d, dtype=mass.dtype)
+        return mass.sum() * (matmul(self.scale_tril, self.scale_tril.T) - ridge)
 
     def half_log_det(self, d: int) -> Float[Array, "1"]:
         """Half the log-determinant of the covariance."""
@@ -236,6 +246,10 @@ class Diagonal(NamedTuple):
         variance = scatter / mass[:, None] - shift * shift
         return Diagonal(jnp.sqrt(jnp.maximum(variance, 0) + reg_covar))
 
+    def scatter(self, mass: Float[Array, "k"], d: int, reg_covar: Scalar) -> Float[Array, "k d"]:
+        """The squares about the means from which `update` makes this structure."""
+        return mass[:, None] * (self.scale**2 - reg_covar)
+
     def half_log_det(self, d: int) -> Float[Array, "k"]:
         """Half the log-determinant of each covariance."""
         return jnp.log(self.scale).sum(1)
@@ -281,6 +295,10 @@ class Spherical(NamedTuple):
         """`s_k^2 = (scatter_k / mass_k - ||shift_k||^2) / d + reg_covar`."""
         variance = (scatter / mass - (shift * shift).sum(1)) / shift.shape[1]
         return Spherical(jnp.sqrt(jnp.maximum(variance, 0) + reg_covar))
+
+    def scatter(self, mass: Float[Array, "k"], d: int, reg_covar: Scalar) -> Float[Array, "k"]:
+        """The squares about the means from which `update` makes this structure."""
+        return mass * d * (self.scale**2 - reg_covar)
 
     def half_log_det(self, d: int) -> Float[Array, "k"]:
         """Half the log-determinant of each covariance."""

@@ -287,11 +287,16 @@ def fit(
 
     def step(params):
         sums = e_step(params, x, weights, tile_size=tile_size, axis_name=axis_name)
-        _, collapsed = mixing.survivors(sums.mass, params.log_weights)
-        objective = sums.log_likelihood / sums.weight
-        return Step(m_step(params, sums, reg_covar), objective, collapsed=collapsed)
+        return update(params, sums, reg_covar)
 
     return iterate(step, params, tol, max_iter=max_iter)
+
+
+def update(params: Params, sums: Stats, reg_covar: ScalarLike = 1e-6) -> Step:
+    """One iteration of `fit` from the sums over all samples, wherever these were added."""
+    _, collapsed = mixing.survivors(sums.mass, params.log_weights)
+    objective = sums.log_likelihood / sums.weight
+    return Step(m_step(params, sums, reg_covar), objective, collapsed=collapsed)
 
 
 def log_prob(params: Params, x: Float[Array, "n d"]) -> Float[Array, "n"]:
