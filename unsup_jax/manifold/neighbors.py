@@ -199,6 +199,7 @@ def drop_self(neighbors: Neighbors) -> Neighbors:
     return Neighbors(*(jnp.take_along_axis(a, kept, axis=1) for a in (distances, indices)))
 
 
+@jax.jit
 def count_closed(indices: Int[Array, "n k"]) -> Int[Array, ""]:
     """The number of closed groups: sets of rows that reach each other and nothing else.
 
@@ -226,6 +227,7 @@ def _until_stable(spread, labels):
     return lax.while_loop(lambda state: state[1], advance, (labels, jnp.asarray(True)))[0]
 
 
+@jax.jit
 def count_connected(sets: Int[Array, "n k"]) -> Int[Array, ""]:
     """The number of connected components when all members of a row of `sets` belong together.
 

@@ -18,11 +18,12 @@ from scipy import sparse
 from scipy.sparse import csgraph
 from scipy.sparse.linalg import LinearOperator, eigsh, splu
 
-from unsup_jax.core import linalg
+from unsup_jax.core import linalg, stats
 
 SOLVERS = ("auto", "dense", "factor", "chebyshev")
 
 _SMALL = 256  # samples: dense
+_CACHED = 2**19  # entries of a gathered tile
 _DEGREE = 400  # of the filter polynomial, and so products with M a round
 _SPARE = 6  # columns of the iterated block beyond those wanted, at least
 _ROUNDS = 25
@@ -58,9 +59,16 @@ class Eigenpairs(NamedTuple):
 
 def apply(stencil: Stencil, v: Float[Array, "n b"]) -> Float[Array, "n b"]:
     """`M v = A'(A v)` by one gather and one scatter over the entries of `A`."""
-    columns, rows = stencil
-    products = linalg.einsum("nrs,nsb->nrb", rows, v[columns])
-    return jnp.zeros_like(v).at[columns].add(linalg.einsum("nrs,nrb->nsb", rows, products))
+
+    def local(tile, weights):
+        columns, rows = tile
+        products = linalg.einsum("nrs,nsb->nrb", rows, v[columns])
+        products = products if weights is None else products * weights[:, None, None]
+        return jnp.zeros_like(v).at[columns].add(linalg.einsum("nrs,nrb->nsb", rows, products))
+
+    # The gathered entries of a tile stay in cache, or the cost of a sample grows with their number.
+    tile_size = max(1, _CACHED // (stencil.columns.shape[1] * v.shape[1]))
+    return stats.accumulate(local, tuple(stencil), tile_size=tile_size)
 
 
 def to_dense(stencil: Stencil) -> Float[Array, "n n"]:
@@ -155,7 +163,10 @@ def _factor(stencil, *, n_vectors):
 
     inverse = LinearOperator((n, n), matvec=solve, dtype=m.dtype)
     start = np.random.default_rng(0).normal(size=n)
-    vectors = eigsh(m, n_vectors, sigma=sigma, OPinv=inverse, v0=start - start.mean())[1]
+    # The inverse's eigenvalues lie far apart: a short basis is enough.
+    basis = min(max(10, 3 * n_vectors), n - 1)
+    start = start - start.mean()
+    vectors = eigsh(m, n_vectors, sigma=sigma, OPinv=inverse, v0=start, ncv=basis)[1]
     return _polish(stencil, jnp.asarray(vectors))
 
 
