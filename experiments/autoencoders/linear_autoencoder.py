@@ -73,13 +73,13 @@ def run(config: Config, report: Report) -> None:
         networks.Autoencoder(networks.MLP((128, k), "relu"), networks.MLP((128, d), "relu")), sizes
     )
     curve = []
-    n_epochs = 20 if config.quick else config.n_epochs
+    n_epochs = 300 if config.quick else config.n_epochs
     watched = {round(e) for e in np.geomspace(1, n_epochs, 60)}
     states = train(linear, x, valid, config.seed, n_epochs, 0.02, len(x))
     for number, flat in enumerate(report.progress(states, "Linear", total=n_epochs), 1):
         if number in watched:
             curve.append((number, flat.train_loss, angles_to(axes, flat.params, sizes)))
-    n_epochs = 5 if config.quick else config.n_epochs_bent
+    n_epochs = 20 if config.quick else config.n_epochs_bent
     states = train(bent, x, valid, config.seed, n_epochs, 3e-3, 50)
     *_, curved = report.progress(states, "Nonlinear", total=n_epochs)
     found = {
