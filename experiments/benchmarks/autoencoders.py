@@ -134,7 +134,6 @@ def _lanes(model, x, repeats):
 
 
 @partial(jax.jit, static_argnames="n_steps")
-@partial(jax.vmap, in_axes=(0,))
 def _products(kernels, *, n_steps):
     """The products of `n_steps` training steps and nothing else: forward, and both gradients."""
 
@@ -148,7 +147,7 @@ def _products(kernels, *, n_steps):
             new.append(kernel + 1e-9 * (rows.T @ out + back))
         return new, None
 
-    return lax.scan(step, kernels, length=n_steps)[0]
+    return jax.vmap(lambda lane: lax.scan(step, lane, length=n_steps)[0])(kernels)
 
 
 if __name__ == "__main__":
