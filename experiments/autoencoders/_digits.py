@@ -45,7 +45,7 @@ def load(dataset: data.Dataset, *, quick: bool = False) -> Split:
     valid, train = x[:n], x[n:]
     if quick:
         train, valid, test, labels = train[:600], valid[:100], test[:100], labels[:100]
-    return Split(*map(jnp.asarray, (train, valid, test)), labels, known.shape)
+    return Split(jnp.asarray(train), jnp.asarray(valid), jnp.asarray(test), labels, known.shape)
 
 
 def sheet(images: Any, shape: tuple[int, int], line: float = 1.0) -> np.ndarray:

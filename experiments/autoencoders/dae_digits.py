@@ -76,7 +76,7 @@ def train(model: Any, split: _digits.Split, kind: str, config: Config) -> Any:
     key = jax.random.key(config.seed)
     start = dae.init(key, split.train, model=model)
     loss = partial(dae.loss, model=model, corrupt=KINDS[kind])
-    options = {"loss": loss, "n_epochs": 3 if config.quick else config.n_epochs, "batch_size": 50}
+    options = {"loss": loss, "n_epochs": 40 if config.quick else config.n_epochs, "batch_size": 50}
 
     def fit(rate):
         hyper = {"rate": rate}

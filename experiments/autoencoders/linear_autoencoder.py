@@ -54,7 +54,7 @@ class Lanes(NamedTuple):
     @property
     def masks(self) -> jax.Array:
         """1 for the coordinates of the code that a lane uses, shape (lanes, k)."""
-        used = jnp.arange(max(self.sizes)) < jnp.asarray(self.sizes)[:, None]
+        used = jnp.arange(max(self.sizes))[None] < jnp.asarray(self.sizes)[:, None]
         return used.astype(jnp.float32)
 
 
@@ -73,17 +73,19 @@ def run(config: Config, report: Report) -> None:
         networks.Autoencoder(networks.MLP((128, k), "relu"), networks.MLP((128, d), "relu")), sizes
     )
     curve = []
-    n_epochs = 20 if config.quick else config.n_epochs
+    n_epochs = 300 if config.quick else config.n_epochs
     watched = {round(e) for e in np.geomspace(1, n_epochs, 60)}
     states = train(linear, x, valid, config.seed, n_epochs, 0.02, len(x))
     for number, flat in enumerate(report.progress(states, "Linear", total=n_epochs), 1):
         if number in watched:
             curve.append((number, flat.train_loss, angles_to(axes, flat.params, sizes)))
-    n_epochs = 5 if config.quick else config.n_epochs_bent
+    n_epochs = 20 if config.quick else config.n_epochs_bent
     states = train(bent, x, valid, config.seed, n_epochs, 3e-3, 50)
     *_, curved = report.progress(states, "Nonlinear", total=n_epochs)
     found = {
-        "PCA": [pca.inverse_transform(p, pca.transform(p, test)) for p in _truncated(axes, sizes)],
+        "PCA": jnp.stack(
+            [pca.inverse_transform(p, pca.transform(p, test)) for p in _truncated(axes, sizes)]
+        ),
         "linear": reconstructed(linear, flat.params, test),
         "nonlinear": reconstructed(bent, curved.best, test),
     }
@@ -134,10 +136,10 @@ def train(lanes, x, valid, seed, n_epochs, rate, batch_size) -> Iterator[trainin
 
 def angles_to(axes: pca.Params, params: Any, sizes: tuple[int, ...]) -> list[float]:
     """The largest angle between what each lane's decoder spans and as many principal axes."""
-    kernels = np.asarray(params["decoder"]["layer_0"]["kernel"])
+    kernels, components = params["decoder"]["layer_0"]["kernel"], np.asarray(axes.components)
     return [
-        largest_angle(kernel[:size], axes.components[:size])
-        for kernel, size in zip(kernels, sizes, strict=True)
+        largest_angle(kernel[:size], components[:size])
+        for kernel, size in zip(np.asarray(kernels), sizes, strict=True)
     ]
 
 
@@ -145,7 +147,7 @@ def largest_angle(a: np.ndarray, b: np.ndarray) -> float:
     """The largest principal angle, in radians, between what the rows of `a` and of `b` span."""
     a, b = (np.linalg.qr(np.asarray(m, np.float64).T)[0] for m in (a, b))
     outside = b - a @ (a.T @ b)  # its norms are the sines, exact for small angles
-    return float(np.arcsin(min(1.0, np.linalg.norm(outside, 2))))
+    return float(np.arcsin(min(1.0, float(np.linalg.norm(outside, 2)))))
 
 
 def reconstructed(lanes: Lanes, params: Any, x: jax.Array) -> jax.Array:
@@ -216,9 +218,9 @@ def _draw_components(report, rows, shape):
 
 def _draw_reconstructions(report, found, test, mean, shape, lane, config, n_columns=14):
     rows = [test, *(ys[lane] for ys in found.values())]
-    rows = jnp.clip(jnp.stack([y[:n_columns] + mean for y in rows]), 0, 1)
+    images = jnp.clip(jnp.stack([y[:n_columns] + mean for y in rows]), 0, 1)
     fig, ax = plt.subplots(figsize=(11, 3.6), layout="constrained")
-    _digits.show(ax, _digits.sheet(rows, shape))
+    _digits.show(ax, _digits.sheet(images, shape))
     _digits.name_rows(ax, ["test image", *found], shape)
     report.figure(
         fig,
