@@ -91,7 +91,7 @@ def _repulsion_of(embedding, dof, size):
     """What the map does to a point, as a function of the point."""
     if size is None:
         return lambda y: repulsion.exact(y, embedding, dof=dof)
-    spacing = repulsion.spacing_for(embedding, dof=dof, size=size)
+    spacing = repulsion.spacing_for(embedding, size=size)
     n_dims = embedding.shape[1]
     kernel = repulsion.kernel_on_grid(spacing, n_dims=n_dims, dof=dof, size=size)
     fixed = repulsion.field(embedding, kernel, size=size)

@@ -33,10 +33,11 @@ from jaxtyping import Array, Float
 from unsup_jax.core.linalg import matmul
 from unsup_jax.core.stats import map_rows
 
-SPACING = 0.45  # of the nodes, at most, in widths of the kernel
-# Nodes a side that `size_for` chooses from: twice each is a good length for an FFT.
-_SIDES = (64, 96, 128, 192, 256, 320, 384, 448, 512, 576, 640, 768, 896, 1024, 1280, 1536, 2048)
-SIZES = {1: (*_SIDES[::4], 2**12, 2**13, 2**14, 2**15, 2**16, 2**17), 2: _SIDES}
+SPACING = 0.42  # of the nodes, at most, in widths of the kernel: forces within 2%
+# Nodes a side that `size_for` chooses from: few, for each is a program to compile.
+_SIDES = (128, 256, 384, 512, 640, 768, 1024, 1280, 1536, 2048)
+SIZES = {1: (128, 512, 2**11, 2**13, 2**15, 2**17), 2: _SIDES}
+_GROWTH = 1.15  # of a map, before it needs another grid
 _MARGIN = 4  # nodes: a spline reaches beyond the outermost points
 _TILE = 2**20  # pairs at a time
 
@@ -134,7 +135,7 @@ def grid(y: Float[Array, "n q"], *, dof: float = 1.0, size: int) -> Repulsion:
     The grid stretches or shrinks with the map (see `spacing_for`); `size_for` tells how many nodes
     its accuracy needs.
     """
-    spacing = spacing_for(y, dof=dof, size=size)
+    spacing = spacing_for(y, size=size)
     return on_grid(y, kernel_on_grid(spacing, n_dims=y.shape[1], dof=dof, size=size), size=size)
 
 
@@ -142,57 +143,28 @@ def on_grid(y: Float[Array, "n q"], kernel: Kernel, *, size: int) -> Repulsion:
     """All pairs of points, through a grid that holds them (see `fits`)."""
     made = field(y, kernel, size=size)
     potential, force = read(made, y)
+    # The splines make what a point does to itself differ a little from k(0) and from no force:
+    # much, where points are far apart.
     _, fractions = _locate(y.T, made.origin, kernel.spacing, size)
-    own, own_slope = _self(fractions, kernel.core)
-    return Repulsion(potential - kernel.level - own, force - own_slope.T / kernel.spacing)
+    overlaps, slopes = jax.jvp(_overlaps, (fractions,), (jnp.ones_like(fractions),))
+    own, own_slopes = _contract(list(kernel.core.reshape(-1)), overlaps, slopes)
+    # Half the derivative, for the charge stays where it is.
+    own_force = -jnp.stack(own_slopes, 1) / (2 * kernel.spacing)
+    return Repulsion(potential - own - kernel.level, force - own_force)
 
 
-def _self(fractions, core):
-    """The potential of each point at its own place, and the force on itself in units of cells.
-
-    The splines make it differ a little from `k(0)` and 0: much, where points are far apart.
-    """
-
-    def potential(fractions):
-        total = 0.0
-        spread = [_overlaps(t) for t in fractions]
-        for steps in itertools.product(range(4), repeat=len(fractions)):
-            both = [overlap[k] for overlap, k in zip(spread, steps, strict=True)]
-            total += core[steps] * math.prod(both)
-        return total
-
-    # Half the derivative: that of reading, with the charge where it is.
-    own, pull_back = jax.vjp(potential, fractions)
-    return own, -pull_back(jnp.ones_like(own))[0] / 2
-
-
-def _overlaps(t):
-    """Sums over products of the spline's values `k` nodes apart, in both directions, `k` = 0..3."""
-    s = _spline(t)
-    apart = [sum(s[a] * s[a + k] for a in range(4 - k)) for k in range(4)]
-    return [apart[0], *(2 * a for a in apart[1:])]
-
-
-def size_for(y: Float[Array, "n q"], growth: float = 1.1, *, dof: float = 1.0) -> int:
-    """The smallest grid on which a map may grow by this factor; not under `jit`."""
-    needed = growth * float(jnp.ptp(y, axis=0).max()) / _finest(dof) + _MARGIN
+def size_for(y: Float[Array, "n q"], *, dof: float = 1.0) -> int:
+    """The smallest grid on which a map may grow by 15%; not under `jit`."""
+    spacing = SPACING * min(1.0, dof**0.5)
+    needed = _GROWTH * float(jnp.ptp(y, axis=0).max()) / spacing + _MARGIN
     sizes = SIZES[y.shape[1]]
     return next((size for size in sizes if size >= needed), sizes[-1])
 
 
-def spacing_for(y: Float[Array, "n q"], *, dof: float = 1.0, size: int) -> Float[Array, ""]:
-    """The distance of nodes with which a grid of this size suits a map.
-
-    As accuracy wants it, but small enough that the map covers half of the grid, and large enough
-    for it to grow by a tenth.
-    """
-    least = jnp.ptp(y, axis=0).max() / (size - _MARGIN)
-    spacing = jnp.clip(jnp.asarray(_finest(dof), y.dtype), 1.1 * least, 2 * least)
+def spacing_for(y: Float[Array, "n q"], *, size: int) -> Float[Array, ""]:
+    """The distance of nodes with which a grid of this size lets a map grow by 15%."""
+    spacing = _GROWTH * jnp.ptp(y, axis=0).max() / (size - _MARGIN)
     return jnp.maximum(spacing, jnp.finfo(y.dtype).eps ** 2)
-
-
-def _finest(dof):
-    return SPACING * min(1.0, dof**0.5)
 
 
 def fits(y: Float[Array, "n q"], spacing: Float[Array, ""], *, size: int) -> Array:
@@ -251,19 +223,41 @@ def read(at: Field, y: Float[Array, "m q"]) -> Repulsion:
     """Potential and force at the points `y` of a field; outside of it, those at its edge."""
     q, size = y.shape[1], at.values.shape[0]
     first, fractions = _locate(y.T, at.origin, at.spacing, size)
-    splines, slopes = [_spline(t) for t in fractions], [_slope(t) for t in fractions]
-    values = at.values.reshape(-1)
-    potential, forces = jnp.zeros_like(y[:, 0]), [jnp.zeros_like(y[:, 0])] * q
-    for places, offset in zip(
-        itertools.product(range(4), repeat=q), _stencil(size, q), strict=True
-    ):
-        value = values.at[first + offset].get(mode="promise_in_bounds", wrap_negative_indices=False)
-        weights = [spline[k] for spline, k in zip(splines, places, strict=True)]
-        potential += value * math.prod(weights)
-        for i in range(q):
-            rest = math.prod(weights[:i] + weights[i + 1 :])
-            forces[i] -= value * slopes[i][places[i]] * rest
-    return Repulsion(potential + at.level, jnp.stack(forces, 1) / at.spacing)
+    places = first[None] + jnp.asarray(_stencil(size, q), jnp.int32)[:, None]
+    flat = at.values.reshape(-1)
+    values = flat.at[places].get(mode="promise_in_bounds", wrap_negative_indices=False)
+    potential, slopes = _contract(list(values), _spline(fractions), _slope(fractions))
+    return Repulsion(potential + at.level, -jnp.stack(slopes, 1) / at.spacing)
+
+
+def _contract(values, weights, slopes):
+    """Sums over the nodes around points of values and weights, and their slope along each axis.
+
+    Args:
+        values: At the nodes, the last axis fastest.
+        weights: Of the four nodes along each axis, four arrays `(q, n)`.
+        slopes: Their derivatives.
+    """
+    # Once in memory, not once for each use: half the time to compile.
+    values, weights, slopes = lax.optimization_barrier((values, weights, slopes))
+    q = weights[0].shape[0]
+
+    def total(steep):
+        rest = values
+        for axis in reversed(range(q)):
+            along = [w[axis] for w in (slopes if axis == steep else weights)]
+            groups = [rest[i : i + 4] for i in range(0, len(rest), 4)]
+            rest = [sum(v * w for v, w in zip(group, along, strict=True)) for group in groups]
+        return rest[0]
+
+    return total(None), [total(axis) for axis in range(q)]
+
+
+def _overlaps(t):
+    """Sums over products of the spline's values `k` nodes apart, in both directions, `k` = 0..3."""
+    s = _spline(t)
+    apart = [sum(s[a] * s[a + k] for a in range(4 - k)) for k in range(4)]
+    return [apart[0], *(2 * a for a in apart[1:])]
 
 
 def _along(values, axis, n_dims, batch=False):

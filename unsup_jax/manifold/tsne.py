@@ -254,12 +254,10 @@ def iterate(
     done = int(reached.n_steps)
     while done < max_iter:
         end = min(done + chunk, max_iter)
-        growth = 1.1
         while done < end:
-            size = repulsion.size_for(reached.embedding, growth, dof=dof) if on_grid else None
+            size = repulsion.size_for(reached.embedding, dof=dof) if on_grid else None
             reached = _advance(reached, p, schedule, end, dof=dof, size=size)
             done = int(reached.n_steps)
-            growth = 2.0  # of a map that has just outgrown its grid
         yield reached
 
 
@@ -272,7 +270,7 @@ def _advance(state, p, schedule, end, *, dof, size):
             lambda state: step(state, p, schedule, dof=dof),
             state,
         )
-    spacing = repulsion.spacing_for(state.embedding, dof=dof, size=size)
+    spacing = repulsion.spacing_for(state.embedding, size=size)
     n_dims = state.embedding.shape[1]
     kernel = repulsion.kernel_on_grid(spacing, n_dims=n_dims, dof=dof, size=size)
 
