@@ -66,6 +66,7 @@ $contents
 <main>
 $sections
 </main>
+$maps
 <script>
 for (const table of document.querySelectorAll("table.sortable"))
   table.querySelectorAll("th button").forEach((button, column) => button.onclick = () => {
@@ -82,6 +83,21 @@ for (const table of document.querySelectorAll("table.sortable"))
 </body>
 </html>
 """)
+
+MAPS = Template("""\
+<script>$library</script>
+<script>
+const drawn = new IntersectionObserver(entries => {
+  for (const entry of entries) if (entry.isIntersecting) {
+    drawn.unobserve(entry.target);
+    const data = entry.target.nextElementSibling.textContent;
+    Bokeh.embed.embed_item(JSON.parse(data), entry.target.id);
+  }
+}, {rootMargin: "400px"});
+document.querySelectorAll(".map").forEach(map => drawn.observe(map));
+</script>
+""")
+HINT = "Point at a dot; drag to move, Ctrl + wheel to zoom, a label hides its class."
 
 
 def write(
@@ -108,7 +124,10 @@ def write(
         contents.append("</ul></li>")
     summary = f"{len(experiments)} experiments" + (f", {len(failures)} failed" * bool(failures))
     page = PAGE.substitute(
-        summary=summary + ".", contents="\n".join(contents), sections="\n".join(sections)
+        summary=summary + ".",
+        contents="\n".join(contents),
+        sections="\n".join(sections),
+        maps=_maps() if any('class="map"' in section for section in sections) else "",
     )
     path = folder / "index.html"
     with replacing(path) as temporary:
@@ -130,6 +149,7 @@ def _experiment(folder: Path, experiment: Experiment, failure: str | None) -> st
     results = json.loads(path.read_text(encoding="utf-8"))
     parts = [head]
     parts += [_medium(folder, experiment.name, **item) for item in results["figures"]]
+    parts += [_map(folder, experiment.name, **item) for item in results["embeddings"]]
     parts += [_medium(folder, experiment.name, **item) for item in results["files"]]
     parts += [_table(item["rows"], item["caption"]) for item in results["tables"]]
     if results["metrics"]:
@@ -157,6 +177,23 @@ def _medium(folder: Path, name: str, file: str, caption: str) -> str:
     else:
         shown = f'<a href="{escape(name)}/{escape(file)}">{escape(file)}</a>'
     return f"<figure>{shown}<figcaption>{text}</figcaption></figure>"
+
+
+def _map(folder: Path, experiment: str, name: str, caption: str) -> str:
+    """Return a map to explore, drawn when it comes into view."""
+    data = (folder / experiment / f"{name}.json").read_text(encoding="utf-8")
+    data = data.replace("</", r"<\/")  # what ends a script element
+    return (
+        f'<figure><div class="map" id="{experiment}-{name}"></div>'
+        f'<script type="application/json">{data}</script>'
+        f"<figcaption>{escape(caption)} {HINT}</figcaption></figure>"
+    )
+
+
+def _maps() -> str:
+    from experiments import embedding
+
+    return MAPS.substitute(library=embedding.script())
 
 
 def _table(rows: Sequence[Mapping[str, Any]], caption: str, sortable: bool = True) -> str:

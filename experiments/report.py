@@ -96,6 +96,7 @@ class Report:
         self._metrics: dict[str, Any] = {}
         self._tables: list[dict[str, Any]] = []
         self._figures: list[dict[str, str]] = []
+        self._embeddings: list[dict[str, str]] = []
         self._files: list[dict[str, str]] = []
         self._start = time.perf_counter()
         try:
@@ -121,6 +122,35 @@ class Report:
             fig.savefig(path, dpi=144, bbox_inches="tight")
         pyplot.close(fig)
         self._figures.append({"file": f"{name}.png", "caption": caption})
+
+    def embedding(
+        self,
+        name: str,
+        points: Any,
+        *,
+        labels: Any = None,
+        images: Any = None,
+        caption: str,
+        **options: Any,
+    ) -> None:
+        """Save a map of points to zoom into and point at: `<name>.html`, shown in the gallery too.
+
+        Args:
+            name: Plain name of the files.
+            points: Positions, shape (n, 2).
+            labels: One a point, shown by its colour.
+            images: Shown beside the pointer: in [0, 1], shape (n, height, width[, 3]).
+            caption: What is seen.
+            **options: Of `experiments.embedding.draw`.
+        """
+        from experiments import embedding
+
+        drawn = embedding.draw(points, labels, images, **options)
+        with replacing(self._path(f"{name}.html")) as path:
+            path.write_text(embedding.page(drawn, f"{self.name}: {name}"), encoding="utf-8")
+        with replacing(self._path(f"{name}.json")) as path:
+            path.write_text(embedding.item(drawn), encoding="utf-8")
+        self._embeddings.append({"name": name, "caption": caption})
 
     def metric(self, name: str, value: Any) -> None:
         """Record one number (or a short list of them); NaN and infinities become null."""
@@ -168,6 +198,7 @@ class Report:
             "metrics": self._metrics,
             "tables": self._tables,
             "figures": self._figures,
+            "embeddings": self._embeddings,
             "files": self._files,
         }
         with replacing(self.folder / "metrics.json") as path:

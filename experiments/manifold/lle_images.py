@@ -74,6 +74,14 @@ def run(config: Config, report: Report) -> None:
         f"{len(seen)} pictures of a {config.digit} by {config.method} embedding; axes are ranks "
         "along each coordinate, and pictures that would cover another are left out.",
     )
+    report.embedding(
+        "map",
+        _ranks(params.embedding),
+        labels=np.asarray(seen).mean(1),
+        images=1 - np.asarray(seen).reshape(-1, *shape),
+        caption="The same map, all pictures in their places. Colour: mean ink.",
+        axes=("first coordinate (rank)", "second coordinate (rank)"),
+    )
     report.figure(
         _draw_placed(
             np.asarray(params.embedding), np.asarray(seen), placed, np.asarray(new), shape

@@ -80,6 +80,7 @@ def test_everything_is_recorded(tmp_path):
         {"name": "scores", "caption": "Scores.", "rows": [{"k": 1, "bic": None}]}
     ]
     assert got["figures"] == [{"file": "curve.png", "caption": "A curve."}]
+    assert got["embeddings"] == []
     assert got["files"] == [{"file": "clip.gif", "caption": "A clip."}]
     assert got["jax"]
     assert "cpu" in got["device"]

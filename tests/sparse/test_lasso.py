@@ -6,10 +6,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.test_util import check_grads
 from sklearn.decomposition import sparse_encode
 
 from unsup_jax.core.fit import Fit, Status
-from unsup_jax.sparse import lasso
+from unsup_jax.sparse import dictionary, lasso
 
 
 def problem(dtype=jnp.float32, k=40, d=16, n=60):
@@ -30,7 +31,7 @@ def test_equals_scikit_learn(solver, positive):
     )  # fmt: skip
     assert isinstance(fit, Fit)
     assert (fit.status == Status.CONVERGED).all()
-    assert fit.history.max() <= 1e-6
+    assert fit.error.max() <= 1e-6
     np.testing.assert_allclose(fit.params, theirs, atol=2e-3 if solver == "fista" else 1e-4)
     np.testing.assert_allclose(fit.objective, lasso.objective(atoms, x, fit.params, 0.5), rtol=1e-6)
     if solver == "lars":
@@ -134,3 +135,41 @@ def test_wrong_arguments_are_named(unchecked):
         lasso.encode(atoms[:, 1:], x, 0.5)
     with pytest.raises(ValueError, match="x must be floating point, got int32"):
         lasso.encode(atoms, x.astype(jnp.int32), 0.5)
+
+
+@pytest.mark.parametrize(("positive", "mode", "order"), [(False, "rev", 2), (True, "fwd", 1)])
+def test_codes_and_objective_have_derivatives(positive, mode, order, x64):
+    """Finite differences in the dictionary, the signals and `lam`."""
+    atoms, x = problem(jnp.float64, k=9, d=6, n=3)
+    direction = jnp.asarray(np.random.default_rng(1).normal(size=(3, 9)))
+
+    def total(*args):
+        fit = lasso.encode(*args, 1e-13, positive=positive)
+        return (fit.params * direction).sum() + (fit.objective**2).sum()
+
+    check_grads(total, (atoms, x, 0.3), order=order, modes=[mode], eps=1e-6)
+
+
+def test_path_has_the_derivatives_of_single_solves():
+    atoms, x = problem(n=4)
+    lams = jnp.asarray([1.0, 0.5])
+    path = jax.grad(lambda lams: (lasso.path(atoms, x, lams).params ** 2).sum())(lams)
+    for slope, lam in zip(path, lams, strict=True):
+        one = jax.grad(lambda lam: (lasso.encode(atoms, x, lam).params ** 2).sum())(lam)
+        np.testing.assert_allclose(slope, one, rtol=1e-4)
+
+
+def test_the_dictionary_learns_by_the_gradient_of_the_objective():
+    """`d/dW` of the sum of the minima is `A W - B`, with the sums of `dictionary`."""
+    atoms, x = problem()
+    fit = lasso.encode(atoms, x, 0.5, 1e-6)
+    sums = dictionary.statistics(fit.params, fit.objective, x)
+    slope = jax.grad(lambda atoms: lasso.encode(atoms, x, 0.5, 1e-6).objective.sum())(atoms)
+    np.testing.assert_allclose(slope, sums.gram @ atoms - sums.cross, atol=1e-3)
+
+
+def test_a_bad_signal_poisons_no_derivative():
+    atoms, x = problem()
+    total = lambda atoms, x: lasso.encode(atoms, x, 0.5).params.sum()  # noqa: E731
+    slope = jax.grad(total)(atoms, x.at[3, 1].set(jnp.nan))
+    np.testing.assert_allclose(slope, jax.grad(total)(atoms, x.at[3].set(0.0)), atol=1e-5)

@@ -47,6 +47,19 @@ def test_atoms_of_any_length():
     np.testing.assert_allclose(ours * lengths.T, unit, atol=1e-4)
 
 
+def test_codes_are_least_squares_even_among_coherent_atoms():
+    rng = np.random.default_rng(0)
+    atoms = (rng.normal(size=(1, 16)) + 0.1 * rng.normal(size=(30, 16))).astype(np.float32)
+    x = rng.normal(size=(20, 16)).astype(np.float32)
+    for z, signal in zip(
+        omp.encode(jnp.asarray(atoms), jnp.asarray(x), n_nonzero=5), x, strict=True
+    ):
+        support = np.flatnonzero(z)
+        best, (rest,), *_ = np.linalg.lstsq(atoms[support].T.astype(float), signal, rcond=None)
+        assert ((signal - np.asarray(z) @ atoms) ** 2).sum() <= rest * (1 + 1e-4)
+        np.testing.assert_allclose(z[support], best, atol=1e-2 * np.abs(best).max())
+
+
 @settings(max_examples=10, deadline=None)
 @given(st.integers(0, 2**32 - 1))
 def test_exact_recovery_under_low_coherence(seed):

@@ -45,6 +45,8 @@ class Fit(NamedTuple):
             its last value, so `history[:n_iter]` is the curve that was really followed.
         n_iter: Number of updates that led from the start to `params`.
         status: A `Status`, as int32. Failure is data: a bad lane cannot kill a sweep.
+        error: A certificate of the distance from the solution, the one compared with `tol`, where
+            the model has one (a duality gap); otherwise `None`.
     """
 
     params: Params
@@ -52,6 +54,7 @@ class Fit(NamedTuple):
     history: Float[Array, "..."]
     n_iter: Int[Array, "..."]
     status: Int[Array, "..."]
+    error: Float[Array, "..."] | None = None
 
 
 class Step(NamedTuple):
@@ -114,42 +117,73 @@ def iterate(
     Raises:
         ValueError: If `max_iter` is negative.
     """
-    if max_iter < 0:
-        raise ValueError(f"max_iter must be at least 0, got {max_iter}")
-
-    def advance(carry: _Carry) -> _Carry:
-        new = step(carry.candidate)
-        objective = new.objective
-        error = jnp.abs(objective - carry.objective) if new.error is None else new.error
-        good = jnp.isfinite(objective)
-        status = jnp.where(error <= jnp.asarray(tol, error.dtype), Status.CONVERGED, Status.RUNNING)
-        status = jnp.where(new.collapsed, Status.COLLAPSED, status)
-        status = jnp.where(good, status, Status.NON_FINITE).astype(jnp.int32)
-        # A start that is bad itself is returned as it is, with its objective and status.
-        take = good | (carry.n_steps < 0)
-        kept, objective = jax.tree.map(
-            lambda a, b: jnp.where(take, a, b),
-            (carry.candidate, objective),
-            (carry.params, carry.objective),
-        )
-        n_steps = carry.n_steps + jnp.where(take, 1, 0)
-        return _Carry(kept, new.params, objective, n_steps, status)
+    _check(max_iter)
 
     def body(carry: _Carry, _: None) -> tuple[_Carry, Float[Array, ""]]:
         running = carry.status == Status.RUNNING
 
         def advance_running(carry: _Carry) -> _Carry:
-            return jax.tree.map(
-                lambda new, old: jnp.where(running, new, old), advance(carry), carry
-            )
+            new = _advance(carry, step(carry.candidate), tol)
+            return jax.tree.map(lambda new, old: jnp.where(running, new, old), new, carry)
 
         carry = lax.cond(any_lane(running), advance_running, lambda same: same, carry)
         return carry, carry.objective
 
-    dtype = jax.eval_shape(step, params).objective.dtype
-    start = _Carry(
-        params, params, jnp.asarray(jnp.inf, dtype), jnp.int32(-1), jnp.int32(Status.RUNNING)
-    )
+    start = _start(params, jax.eval_shape(step, params).objective.dtype)
     end, history = lax.scan(body, start, length=max_iter + 1)
+    return _finish(end, history[1:])
+
+
+def iterate_on_host(
+    step: Callable[[Params], Step], params: Params, tol: ScalarLike, *, max_iter: int
+) -> Fit:
+    """`iterate` as a loop of the host, for a step that reads files and can't be traced.
+
+    The same updates, stop and result; only the arithmetic of `step` runs on the device.
+    """
+    _check(max_iter)
+    advance = jax.jit(_advance)
+    carry, history = None, []
+    for _ in range(max_iter + 1):
+        new = step(params if carry is None else carry.candidate)
+        carry = _start(params, new.objective.dtype) if carry is None else carry
+        carry = advance(carry, new, tol)
+        history.append(carry.objective)
+        if carry.status != Status.RUNNING:
+            break
+    history += history[-1:] * (max_iter + 1 - len(history))
+    return _finish(carry, jnp.stack(history)[1:])
+
+
+def _check(max_iter: int) -> None:
+    if max_iter < 0:
+        raise ValueError(f"max_iter must be at least 0, got {max_iter}")
+
+
+def _start(params: Params, dtype: Any) -> _Carry:
+    inf = jnp.asarray(jnp.inf, dtype)
+    return _Carry(params, params, inf, jnp.int32(-1), jnp.int32(Status.RUNNING))
+
+
+def _advance(carry: _Carry, new: Step, tol: ScalarLike) -> _Carry:
+    """What is known after a step from `carry.candidate` has reported."""
+    objective = new.objective
+    error = jnp.abs(objective - carry.objective) if new.error is None else new.error
+    good = jnp.isfinite(objective)
+    status = jnp.where(error <= jnp.asarray(tol, error.dtype), Status.CONVERGED, Status.RUNNING)
+    status = jnp.where(new.collapsed, Status.COLLAPSED, status)
+    status = jnp.where(good, status, Status.NON_FINITE).astype(jnp.int32)
+    # A start that is bad itself is returned as it is, with its objective and status.
+    take = good | (carry.n_steps < 0)
+    kept, objective = jax.tree.map(
+        lambda a, b: jnp.where(take, a, b),
+        (carry.candidate, objective),
+        (carry.params, carry.objective),
+    )
+    n_steps = carry.n_steps + jnp.where(take, 1, 0)
+    return _Carry(kept, new.params, objective, n_steps, status)
+
+
+def _finish(end: _Carry, history: Float[Array, "..."]) -> Fit:
     status = jnp.where(end.status == Status.RUNNING, Status.ITERATION_LIMIT, end.status)
-    return Fit(end.params, end.objective, history[1:], end.n_steps, status.astype(jnp.int32))
+    return Fit(end.params, end.objective, history, end.n_steps, status.astype(jnp.int32))

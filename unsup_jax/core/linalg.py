@@ -33,7 +33,7 @@ def safe_cholesky(a: Float[Array, "*batch d d"]) -> Float[Array, "*batch d d"]:
     rounding error; one that succeeds is returned untouched. Non-finite input stays non-finite.
     """
     d = a.shape[-1]
-    factor = jnp.linalg.cholesky(a)
+    factor = _cholesky(a)
     failed = ~jnp.isfinite(factor).all((-2, -1), keepdims=True)
     eye = jnp.broadcast_to(jnp.eye(d, dtype=a.dtype), a.shape)
 
@@ -44,9 +44,24 @@ def safe_cholesky(a: Float[Array, "*batch d d"]) -> Float[Array, "*batch d d"]:
         repaired = a + ridge * eye
         # Factors that were fine must not see the ridge, nor their gradients a failed branch.
         repaired = jnp.where(failed, repaired, eye)
-        return jnp.where(failed, jnp.linalg.cholesky(repaired), factor)
+        return jnp.where(failed, _cholesky(repaired), factor)
 
     return lax.cond(failed.any(), with_ridge, lambda: factor)
+
+
+def _cholesky(a):
+    """Factors of a batch; on a CPU one after another.
+
+    A batched LAPACK call waits for a thread of the pool to share its work with. When the devices
+    that one CPU plays all wait like that, none of them ever gets one.
+    """
+
+    def one_by_one(a):
+        return lax.map(jnp.linalg.cholesky, a.reshape(-1, *a.shape[-2:])).reshape(a.shape)
+
+    if a.ndim == 2:
+        return jnp.linalg.cholesky(a)
+    return lax.platform_dependent(a, cpu=one_by_one, default=jnp.linalg.cholesky)
 
 
 def inverse_tril(lower: Float[Array, "*batch d d"]) -> Float[Array, "*batch d d"]:

@@ -222,11 +222,16 @@ def fit(
 def _fit(params, x, weights, smoothing, tol, *, max_iter, tile_size, axis_name):
     def step(params):
         sums = e_step(params, x, weights, tile_size=tile_size, axis_name=axis_name)
-        _, collapsed = mixing.survivors(sums.mass, params.log_weights)
-        objective = (sums.log_likelihood + log_prior(params, smoothing)) / sums.weight
-        return Step(m_step(params, sums, smoothing), objective, collapsed=collapsed)
+        return update(params, sums, smoothing)
 
     return iterate(step, params, tol, max_iter=max_iter)
+
+
+def update(params: Params, sums: Stats, smoothing: ScalarLike = 0.05) -> Step:
+    """One iteration of `fit` from the sums over all samples, wherever these were added."""
+    _, collapsed = mixing.survivors(sums.mass, params.log_weights)
+    objective = (sums.log_likelihood + log_prior(params, smoothing)) / sums.weight
+    return Step(m_step(params, sums, smoothing), objective, collapsed=collapsed)
 
 
 def log_prob(params: Params, x: Float[Array, "n d"]) -> Float[Array, "n"]:

@@ -1,9 +1,10 @@
 """Covariance structures of a Gaussian mixture: Full, Tied, Diagonal, Spherical.
 
-Each is a small pytree that knows four things: the squared Mahalanobis distances of points from the
-means, the moments of points about the means, how moments become a structure again (the M-step),
-and what it looks like as dense matrices. Inside, data are feature-major, `(d, n)`, so that sums
-over features run along whole vectors of samples; means and data are relative to a common origin.
+Each is a small pytree that knows three things: how to look at points (their squared Mahalanobis
+distances from the means, and moments about the means that share the work), how moments become a
+structure again (the M-step) and back, and what it looks like as dense matrices. Inside, data are
+feature-major, `(d, n)`, so that sums over features run along whole vectors of samples; means and
+data are relative to a common origin.
 
 Nothing here subtracts large squares, which is what ruins float32 mixtures. A scatter is taken as
 `sum_i r_i (x_i - mu) x_i' - [sum_i r_i (x_i - mu)] mu'`, whose error grows like `|mu| / sigma` and
@@ -15,7 +16,7 @@ of `Full` in few dimensions, expand the squares, and are taken only where that i
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple, TypeAlias
+from typing import NamedTuple, TypeAlias, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -28,7 +29,11 @@ from unsup_jax.core.linalg import einsum, inverse_tril, matmul, safe_cholesky
 
 FEW = 12  # features: up to here, products of two features shared by all components are cheaper
 
-Distances: TypeAlias = Callable[[Float[Array, "d n"]], Float[Array, "k n"]]
+Moments: TypeAlias = Callable[
+    [Float[Array, "k n"]], tuple[Float[Array, "k d"], Float[Array, "..."]]
+]
+Result = TypeVar("Result")
+View: TypeAlias = Callable[[Float[Array, "d n"]], tuple[Float[Array, "k n"], Moments]]
 
 
 class Full(NamedTuple):
@@ -40,69 +45,65 @@ class Full(NamedTuple):
 
     scale_tril: Float[Array, "k d d"]
 
-    def distances(self, means: Float[Array, "k d"]) -> Distances:
-        """Squared Mahalanobis distances `||L_k^{-1} (x_i - mu_k)||^2`, a function of the points.
+    def views(self, means: Float[Array, "k d"]) -> tuple[View, ...]:
+        """Distances `||L_k^{-1} (x_i - mu_k)||^2`, and scatters about the means.
 
-        In few dimensions they are `x'Px - 2 x'P mu + mu'P mu`, `P = (L L')^{-1}`: one product with
-        the monomials of the features. Where that would cancel, differences are whitened.
+        The scatter is `L_k sum_i r_ik y_ik (x_i - mu_k)'` of the whitened residuals `y_ik` that the
+        distances are made of. In few dimensions both are products with the monomials of the
+        features: `x'Px - 2 x'P mu + mu'P mu`, `P = (L L')^{-1}`.
         """
         k, d = means.shape
         whitening = inverse_tril(self.scale_tril)
         offset = einsum("kij,kj->ki", whitening, means)
 
-        def direct(xt):
+        def careful(xt):
             whitened = matmul(whitening.reshape(k * d, d), xt).reshape(k, d, -1)
-            return ((whitened - offset[:, :, None]) ** 2).sum(1)
+            residual = whitened - offset[:, :, None]
+
+            def moments(r):
+                weighted = (r[:, None, :] * residual).reshape(k * d, -1)
+                ones = jnp.ones((1, xt.shape[1]), xt.dtype)
+                products = matmul(weighted, jnp.concatenate([xt, ones]).T).reshape(k, d, d + 1)
+                products = matmul(self.scale_tril, products)
+                first = products[:, :, d]
+                return first, products[:, :, :d] - first[:, :, None] * means[:, None, :]
+
+            return (residual**2).sum(1), moments
 
         if d > FEW:
-            return direct
+            return (careful,)
         precision = einsum("kji,kjl->kil", whitening, whitening)
-        quadratic = [(2 - (a == b)) * precision[:, a, b] for a, b in _pairs(d)]
+        rows, columns = np.triu_indices(d)
+        twice = np.where(rows == columns, 1, 2).astype(means.dtype)
+        quadratic = twice[None] * precision[:, rows, columns]
         linear = -2 * einsum("kij,ki->kj", whitening, offset)
-        constant = (offset**2).sum(1)
-        coefficients = jnp.concatenate([jnp.stack(quadratic, 1), linear, constant[:, None]], axis=1)
+        constant = (offset**2).sum(1, keepdims=True)
+        coefficients = jnp.concatenate([quadratic, linear, constant], axis=1)
 
         def fast(xt):
-            return jnp.maximum(matmul(coefficients, _monomials(xt)), 0)
+            products = [xt[a : a + 1] * xt[a:] for a in range(d)]
+            monomials = jnp.concatenate([*products, xt, jnp.ones_like(xt[:1])])
 
-        return lambda xt: lax.cond(self._far(means), direct, fast, xt)
+            def moments(r):
+                raw = matmul(r, monomials.T)
+                upper = jnp.zeros((k, d, d), r.dtype).at[:, rows, columns].set(raw[:, : len(rows)])
+                second = upper + jnp.triu(upper, 1).swapaxes(1, 2)
+                mass = raw[:, -1:]
+                first = raw[:, len(rows) : -1] - mass * means
+                cross = first[:, :, None] * means[:, None, :]
+                square = (mass * means)[:, :, None] * means[:, None, :]
+                return first, second - cross - cross.swapaxes(1, 2) - square
 
-    def moments(
-        self, r: Float[Array, "k n"], xt: Float[Array, "d n"], means: Float[Array, "k d"]
-    ) -> tuple[Float[Array, "k d"], Float[Array, "k d d"]]:
-        """First and second moments about the means: `sum_i r_ik (x_i - mu_k)` and its scatter."""
-        k, d = means.shape
+            return jnp.maximum(matmul(coefficients, monomials), 0), moments
 
-        def direct(r, xt):
-            weighted = (r[:, None, :] * (xt[None] - means[:, :, None])).reshape(k * d, -1)
-            ones = jnp.ones((1, xt.shape[1]), xt.dtype)
-            products = matmul(weighted, jnp.concatenate([xt, ones]).T).reshape(k, d, d + 1)
-            first = products[:, :, d]
-            return first, products[:, :, :d] - first[:, :, None] * means[:, None, :]
+        return careful, fast
 
-        if d > FEW:
-            return direct(r, xt)
-
-        def fast(r, xt):
-            raw = matmul(r, _monomials(xt).T)
-            upper = jnp.zeros((k, d, d), r.dtype)
-            rows, columns = np.array(_pairs(d)).T
-            upper = upper.at[:, rows, columns].set(raw[:, : len(rows)])
-            second = upper + jnp.triu(upper, 1).swapaxes(1, 2)
-            mass = raw[:, -1:]
-            first = raw[:, len(rows) : -1] - mass * means
-            cross = first[:, :, None] * means[:, None, :]
-            square = (mass * means)[:, :, None] * means[:, None, :]
-            return first, second - cross - cross.swapaxes(1, 2) - square
-
-        return lax.cond(self._far(means), direct, fast, r, xt)
-
-    def _far(self, means):
-        # The expanded square loses about eps * sum_j P_jj E[x_j^2]: tolerate 1e-4 of a nat.
+    def far(self, means: Float[Array, "k d"]) -> Bool[Array, ""]:
+        """Whether the expanded square, which loses `eps sum_j P_jj E[x_j^2]`, costs 1e-4 nats."""
         precision = (inverse_tril(self.scale_tril) ** 2).sum(1)
         power = means**2 + (self.scale_tril**2).sum(2)
         eps = jnp.finfo(means.dtype).eps
-        return any_lane((precision * power).sum(1).max() * eps > 1e-4)
+        return (precision * power).sum(1).max() * eps > 1e-4
 
     def update(
         self,
@@ -114,6 +115,11 @@ class Full(NamedTuple):
         """`Sigma_k = scatter_k / mass_k - shift_k shift_k' + reg_covar I`, factorised."""
         covariance = scatter / mass[:, None, None] - shift[:, :, None] * shift[:, None, :]
         return Full(_factor(covariance, reg_covar))
+
+    def scatter(self, mass: Float[Array, "k"], d: int, reg_covar: Scalar) -> Float[Array, "k d d"]:
+        """The scatter about the means from which `update` makes this structure."""
+        ridge = reg_covar * jnp.eye(d, dtype=mass.dtype)
+        return mass[:, None, None] * (self.dense(len(mass), d) - ridge[None])
 
     def half_log_det(self, d: int) -> Float[Array, "k"]:
         """Half the log-determinant of each covariance."""
@@ -137,19 +143,20 @@ class Tied(NamedTuple):
 
     scale_tril: Float[Array, "d d"]
 
-    def distances(self, means: Float[Array, "k d"]) -> Distances:
-        """Squared Mahalanobis distances `||L^{-1} (x_i - mu_k)||^2`, a function of the points."""
+    def views(self, means: Float[Array, "k d"]) -> tuple[View, ...]:
+        """Distances `||L^{-1} (x_i - mu_k)||^2`, and the scatter summed over components."""
         whitening = inverse_tril(self.scale_tril)
         centres = matmul(means, whitening.T)
-        return lambda xt: _squared_differences(matmul(whitening, xt), centres)
 
-    def moments(
-        self, r: Float[Array, "k n"], xt: Float[Array, "d n"], means: Float[Array, "k d"]
-    ) -> tuple[Float[Array, "k d"], Float[Array, "d d"]]:
-        """First moments about the means, and the scatter about them summed over components."""
-        first = _first_moments(r, xt, means)
-        residual = r.sum(0)[None] * xt - matmul(means.T, r)
-        return first, matmul(residual, xt.T) - matmul(first.T, means)
+        def careful(xt):
+            def moments(r):
+                first = _first_moments(r, xt, means)
+                residual = r.sum(0)[None] * xt - matmul(means.T, r)
+                return first, matmul(residual, xt.T) - matmul(first.T, means)
+
+            return _squared_differences(matmul(whitening, xt), centres), moments
+
+        return (careful,)
 
     def update(
         self,
@@ -161,6 +168,11 @@ class Tied(NamedTuple):
         """`Sigma = (scatter - sum_k mass_k shift_k shift_k') / sum_k mass_k + reg_covar I`."""
         between = matmul((mass[:, None] * shift).T, shift)
         return Tied(_factor((scatter - between)[None] / mass.sum(), reg_covar)[0])
+
+    def scatter(self, mass: Float[Array, "k"], d: int, reg_covar: Scalar) -> Float[Array, "d d"]:
+        """The scatter about the means from which `update` makes this structure."""
+        ridge = reg_covar * jnp.eye(d, dtype=mass.dtype)
+        return mass.sum() * (matmul(self.scale_tril, self.scale_tril.T) - ridge)
 
     def half_log_det(self, d: int) -> Float[Array, "1"]:
         """Half the log-determinant of the covariance."""
@@ -184,51 +196,44 @@ class Diagonal(NamedTuple):
 
     scale: Float[Array, "k d"]
 
-    def distances(self, means: Float[Array, "k d"]) -> Distances:
-        """Squared Mahalanobis distances `sum_j (x_ij - mu_kj)^2 / s_kj^2`, of the points given.
+    def views(self, means: Float[Array, "k d"]) -> tuple[View, ...]:
+        """Distances `sum_j (x_ij - mu_kj)^2 / s_kj^2`, and squares `sum_i r_ik (x_ij - mu_kj)^2`.
 
-        Where no mean is far from the origin in units of its scale, two matrix products do it;
+        Where no mean is far from the origin in units of its scale, matrix products do it;
         elsewhere the expanded square would cancel, and differences are squared one by one.
         """
+        d = means.shape[1]
         precision = self.scale**-2.0
-        coefficients = jnp.concatenate([precision, -2 * precision * means], axis=1)
+        coefficients = jnp.concatenate([-2 * precision * means, precision], axis=1)
         constant = (means * means * precision).sum(1)[:, None]
 
-        def fast(xt):
-            squares = matmul(coefficients, jnp.concatenate([xt * xt, xt])) + constant
-            return jnp.maximum(squares, 0)
-
-        def direct(xt):
-            return _squared_differences(xt, means, self.scale)
-
-        return lambda xt: lax.cond(self._far(means), direct, fast, xt)
-
-    def moments(
-        self, r: Float[Array, "k n"], xt: Float[Array, "d n"], means: Float[Array, "k d"]
-    ) -> tuple[Float[Array, "k d"], Float[Array, "k d"]]:
-        """First moments about the means, and the squares `sum_i r_ik (x_ij - mu_kj)^2`."""
-        d, mass = xt.shape[0], r.sum(1)[:, None]
-
-        def fast(r, xt):
-            raw = matmul(r, jnp.concatenate([xt, xt * xt]).T)
-            first = raw[:, :d] - mass * means
-            return first, jnp.maximum(raw[:, d:] - means * (2 * first + mass * means), 0)
-
-        def direct(r, xt):
+        def careful(xt):
             def one(component):
                 weights, mean = component
                 residual = xt - mean[:, None]
                 weighted = weights[None] * residual
                 return weighted.sum(1), (weighted * residual).sum(1)
 
-            return lax.map(one, (r, means))
+            squares = _squared_differences(xt, means, self.scale)
+            return squares, lambda r: lax.map(one, (r, means))
 
-        return lax.cond(self._far(means), direct, fast, r, xt)
+        def fast(xt):
+            powers = jnp.concatenate([xt, xt * xt])
 
-    def _far(self, means):
-        # The expanded square loses about eps * |mu|^2 / s^2: tolerate a thousandth of a nat.
+            def moments(r):
+                mass = r.sum(1)[:, None]
+                raw = matmul(r, powers.T)
+                first = raw[:, :d] - mass * means
+                return first, jnp.maximum(raw[:, d:] - means * (2 * first + mass * means), 0)
+
+            return jnp.maximum(matmul(coefficients, powers) + constant, 0), moments
+
+        return careful, fast
+
+    def far(self, means: Float[Array, "k d"]) -> Bool[Array, ""]:
+        """Whether the expanded square, which loses `eps |mu|^2 / s^2`, costs 1e-3 nats."""
         eps = jnp.finfo(means.dtype).eps
-        return any_lane(((means / self.scale) ** 2).sum(1).max() * eps > 1e-3)
+        return ((means / self.scale) ** 2).sum(1).max() * eps > 1e-3
 
     def update(
         self,
@@ -240,6 +245,10 @@ class Diagonal(NamedTuple):
         """`s_k^2 = scatter_k / mass_k - shift_k^2 + reg_covar`."""
         variance = scatter / mass[:, None] - shift * shift
         return Diagonal(jnp.sqrt(jnp.maximum(variance, 0) + reg_covar))
+
+    def scatter(self, mass: Float[Array, "k"], d: int, reg_covar: Scalar) -> Float[Array, "k d"]:
+        """The squares about the means from which `update` makes this structure."""
+        return mass[:, None] * (self.scale**2 - reg_covar)
 
     def half_log_det(self, d: int) -> Float[Array, "k"]:
         """Half the log-determinant of each covariance."""
@@ -263,15 +272,18 @@ class Spherical(NamedTuple):
 
     scale: Float[Array, "k"]
 
-    def distances(self, means: Float[Array, "k d"]) -> Distances:
-        """Squared Mahalanobis distances `||x_i - mu_k||^2 / s_k^2`, a function of the points."""
-        return lambda xt: _squared_differences(xt, means) / (self.scale**2)[:, None]
+    def views(self, means: Float[Array, "k d"]) -> tuple[View, ...]:
+        """Distances `||x_i - mu_k||^2 / s_k^2`, and the squares `sum_i r_ik ||x_i - mu_k||^2`."""
 
-    def moments(
-        self, r: Float[Array, "k n"], xt: Float[Array, "d n"], means: Float[Array, "k d"]
-    ) -> tuple[Float[Array, "k d"], Float[Array, "k"]]:
-        """First moments about the means, and the squares `sum_i r_ik ||x_i - mu_k||^2`."""
-        return _first_moments(r, xt, means), (r * _squared_differences(xt, means)).sum(1)
+        def careful(xt):
+            squares = _squared_differences(xt, means)
+
+            def moments(r):
+                return _first_moments(r, xt, means), (r * squares).sum(1)
+
+            return squares / (self.scale**2)[:, None], moments
+
+        return (careful,)
 
     def update(
         self,
@@ -283,6 +295,10 @@ class Spherical(NamedTuple):
         """`s_k^2 = (scatter_k / mass_k - ||shift_k||^2) / d + reg_covar`."""
         variance = (scatter / mass - (shift * shift).sum(1)) / shift.shape[1]
         return Spherical(jnp.sqrt(jnp.maximum(variance, 0) + reg_covar))
+
+    def scatter(self, mass: Float[Array, "k"], d: int, reg_covar: Scalar) -> Float[Array, "k"]:
+        """The squares about the means from which `update` makes this structure."""
+        return mass * d * (self.scale**2 - reg_covar)
 
     def half_log_det(self, d: int) -> Float[Array, "k"]:
         """Half the log-determinant of each covariance."""
@@ -299,6 +315,27 @@ class Spherical(NamedTuple):
 
 Covariance: TypeAlias = Full | Tied | Diagonal | Spherical
 NAMES = ("full", "tied", "diagonal", "spherical")
+
+
+def look(
+    covariance: Covariance, means: Float[Array, "k d"]
+) -> Callable[[Callable[[Float[Array, "k n"], Moments], Result], Float[Array, "d n"]], Result]:
+    """How components look at points: a function of `(then, xt)`, `then(distances, moments)`.
+
+    `moments(r)` are the first and second moments about the means, `sum_i r_ik (x_i - mu_k)` and the
+    scatter of the structure. Of a careful and a fast view, the fast one is taken where that is
+    harmless, once for all that `then` does with it.
+    """
+    if isinstance(covariance, Tied | Spherical):
+        (only,) = covariance.views(means)
+        return lambda then, xt: then(*only(xt))
+    careful, fast = covariance.views(means)
+    far = any_lane(covariance.far(means))
+
+    def choose(then, xt):
+        return lax.cond(far, lambda xt: then(*careful(xt)), lambda xt: then(*fast(xt)), xt)
+
+    return choose
 
 
 def isotropic(name: str, variance: Float[Array, ""], k: int, d: int) -> Covariance:
@@ -334,16 +371,6 @@ def _squared_differences(xt, means, scale=None):
         return (((xt - mean[:, None]) * factor[:, None]) ** 2).sum(0)
 
     return lax.map(one, (means, inverse))
-
-
-def _pairs(d):
-    return [(a, b) for a in range(d) for b in range(a, d)]
-
-
-def _monomials(xt):
-    """The products `x_a x_b` of two features, the features, and 1: rows in this order."""
-    products = [xt[a : a + 1] * xt[a:] for a in range(xt.shape[0])]
-    return jnp.concatenate([*products, xt, jnp.ones_like(xt[:1])])
 
 
 def _first_moments(r, xt, means):

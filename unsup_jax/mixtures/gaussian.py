@@ -141,26 +141,22 @@ def from_responsibilities(
 ) -> Params:
     """A start from given responsibilities `r_ik`: the M-step they imply."""
     origin = _origin(x)
-    reference = _reference(covariance, jnp.tile(origin, (responsibilities.shape[1], 1)))
-
-    def local(data, w):
-        rows, r = data
-        return _moments(reference, origin, rows, r.T if w is None else r.T * w[None], w)
-
-    sums = stats.accumulate(local, (x, responsibilities), weights, tile_size=TILE)
+    r = responsibilities if weights is None else responsibilities * weights[:, None]
+    mass = r.sum(0)
+    # Scatters are taken about (nearly) the means themselves, which spares digits.
+    shift = matmul(r.T, x - origin[None]) / jnp.where(mass > 0, mass, 1)[:, None]
+    reference = _reference(covariance, origin[None] + shift)
+    local = _summation(reference, origin)
+    sums = stats.accumulate(
+        lambda data, w: local(data[0], w, data[1].T), (x, responsibilities), weights, tile_size=TILE
+    )
     return m_step(reference, sums, reg_covar)
 
 
 def _from_clusters(centers, x, weights, reg_covar, covariance):
-    reference = _reference(covariance, centers)
-    origin = _origin(x)
-
-    def local(rows, w):
-        labels = kmeans.assign(centers, rows)
-        r = jax.nn.one_hot(labels, centers.shape[0], dtype=x.dtype, axis=0)
-        return _moments(reference, origin, rows, r if w is None else r * w[None], w)
-
-    return m_step(reference, stats.accumulate(local, x, weights, tile_size=TILE), reg_covar)
+    labels = kmeans.assign(centers, x)
+    r = jax.nn.one_hot(labels, centers.shape[0], dtype=x.dtype)
+    return from_responsibilities(x, r, weights, reg_covar, covariance=covariance)
 
 
 def _reference(covariance, means):
@@ -168,20 +164,6 @@ def _reference(covariance, means):
     k, d = means.shape
     unit = structures.isotropic(covariance, jnp.ones((), means.dtype), k, d)
     return Params(jnp.zeros((k,), means.dtype), means, unit)
-
-
-def _moments(params, origin, rows, r, w, log_prob=None):
-    xt = (rows - origin[None]).T
-    means = params.means - origin[None]
-    mass = r.sum(1)
-    first, scatter = params.covariance.moments(r, xt, means)
-    weight = jnp.asarray(rows.shape[0], rows.dtype) if w is None else w.sum()
-    if log_prob is None:
-        log_likelihood = jnp.zeros((), rows.dtype)
-    else:
-        # A weight of 0 removes a sample even where its log-probability is -inf.
-        log_likelihood = (log_prob if w is None else jnp.where(w > 0, w * log_prob, 0)).sum()
-    return Stats(mass, first, scatter, log_likelihood, weight)
 
 
 def _origin(x):
@@ -192,13 +174,44 @@ def _origin(x):
     return lax.stop_gradient(stats.mean(x))
 
 
-def _log_joint(params, origin):
-    """`log pi_k + log N(x_i | mu_k, Sigma_k)`, as a function of rows: component-major (k, n)."""
+def _look(params, origin):
+    """`look(then, rows)` is `then(log_joint, moments)`, both component-major, (k, n).
+
+    `log_joint` is `log pi_k + log N(x_i | mu_k, Sigma_k)`, `moments` from `covariance.look`.
+    """
     d = params.means.shape[1]
-    distances = params.covariance.distances(params.means - origin[None])
+    look = structures.look(params.covariance, params.means - origin[None])
     constant = params.log_weights - params.covariance.half_log_det(d)
     constant = constant - 0.5 * d * math.log(2 * math.pi)
-    return lambda rows: constant[:, None] - 0.5 * distances((rows - origin[None]).T)
+
+    def with_rows(then, rows):
+        def joint(distances, moments):
+            return then(constant[:, None] - 0.5 * distances, moments)
+
+        return look(joint, (rows - origin[None]).T)
+
+    return with_rows
+
+
+def _summation(params, origin):
+    """`Stats` of rows, as a function of them, their weights and (if given) responsibilities."""
+    look = _look(params, origin)
+
+    def local(rows, w, given=None):
+        def sums(log_joint, moments):
+            log_prob, r = mixing.posterior(log_joint)
+            r = r if given is None else given
+            if w is not None:
+                r = r * w[None]
+                # A weight of 0 removes a sample even where its log-probability is -inf.
+                log_prob = jnp.where(w > 0, w * log_prob, 0)
+            first, scatter = moments(r)
+            weight = jnp.asarray(rows.shape[0], rows.dtype) if w is None else w.sum()
+            return Stats(r.sum(1), first, scatter, log_prob.sum(), weight)
+
+        return look(sums, rows)
+
+    return local
 
 
 def e_step(
@@ -213,13 +226,7 @@ def e_step(
 
     The statistics of two data sets at the same parameters add up to those of both together.
     """
-    origin = _origin(x)
-    log_joint = _log_joint(params, origin)
-
-    def local(rows, w):
-        log_prob, r = mixing.posterior(log_joint(rows))
-        return _moments(params, origin, rows, r if w is None else r * w[None], w, log_prob)
-
+    local = _summation(params, _origin(x))
     return stats.accumulate(local, x, weights, tile_size=tile_size, axis_name=axis_name)
 
 
@@ -280,11 +287,16 @@ def fit(
 
     def step(params):
         sums = e_step(params, x, weights, tile_size=tile_size, axis_name=axis_name)
-        _, collapsed = mixing.survivors(sums.mass, params.log_weights)
-        objective = sums.log_likelihood / sums.weight
-        return Step(m_step(params, sums, reg_covar), objective, collapsed=collapsed)
+        return update(params, sums, reg_covar)
 
     return iterate(step, params, tol, max_iter=max_iter)
+
+
+def update(params: Params, sums: Stats, reg_covar: ScalarLike = 1e-6) -> Step:
+    """One iteration of `fit` from the sums over all samples, wherever these were added."""
+    _, collapsed = mixing.survivors(sums.mass, params.log_weights)
+    objective = sums.log_likelihood / sums.weight
+    return Step(m_step(params, sums, reg_covar), objective, collapsed=collapsed)
 
 
 def log_prob(params: Params, x: Float[Array, "n d"]) -> Float[Array, "n"]:
@@ -304,13 +316,13 @@ def predict(params: Params, x: Float[Array, "n d"]) -> Int[Array, "n"]:
 
 def _posterior(params, x):
     check_matrix("x", x, n_features=params.means.shape[1])
-    log_joint = _log_joint(params, _origin(x))
+    look = _look(params, _origin(x))
 
-    def rows(tile):
-        log_p, r = mixing.posterior(log_joint(tile))
+    def posterior(log_joint, _):
+        log_p, r = mixing.posterior(log_joint)
         return log_p, r.T
 
-    return stats.map_rows(rows, x, tile_size=TILE)
+    return stats.map_rows(partial(look, posterior), x, tile_size=TILE)
 
 
 def sample(

@@ -67,24 +67,24 @@ def init(
     n_trials = 2 + int(math.log(n_components))
     w = jnp.ones(x.shape[0], x.dtype) if weights is None else weights
 
-    def draw(key, potential, n_draws):
+    u = jax.random.uniform(key, (n_components, n_trials), x.dtype)
+
+    def draw(u, potential):
         # All potentials vanish when the centres so far sit on every distinct sample.
         potential = jnp.where(potential.sum() > 0, potential, w)
         cumulative = jnp.cumsum(potential)
-        u = jax.random.uniform(key, (n_draws,), x.dtype) * cumulative[-1]
-        return jnp.minimum(jnp.searchsorted(cumulative, u, side="right"), x.shape[0] - 1)
+        below = cumulative[None] <= (u * cumulative[-1])[:, None]
+        return jnp.minimum(below.sum(1), x.shape[0] - 1)
 
-    def choose(carry, key):
-        nearest = carry
-        candidates = draw(key, w * nearest, n_trials)
+    def choose(nearest, u):
+        candidates = draw(u, w * nearest)
         distances = jnp.minimum(nearest[None], squared_distances(x[candidates], x))
         best = jnp.argmin(matmul(distances, w))
         return distances[best], candidates[best]
 
-    first = draw(key, w, 1)[0]
-    keys = jax.random.split(jax.random.fold_in(key, 1), n_components - 1)
-    _, others = lax.scan(choose, squared_distances(x[first][None], x)[0], keys)
-    return x[jnp.concatenate([first[None], others])]
+    first = draw(u[0, :1], w)
+    _, others = lax.scan(choose, squared_distances(x[first], x)[0], u[1:])
+    return x[jnp.concatenate([first, others])]
 
 
 def assign(centers: Float[Array, "k d"], x: Float[Array, "n d"]) -> Int[Array, "n"]:

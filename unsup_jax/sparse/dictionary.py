@@ -27,11 +27,11 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jaxtyping import Array, Float, PRNGKeyArray, ScalarLike
+from jaxtyping import Array, Float, Int, PRNGKeyArray, ScalarLike
 
 from unsup_jax.core import stats
 from unsup_jax.core.checks import check_choice, check_count, check_matrix, check_weights
-from unsup_jax.core.fit import Fit, Step, iterate
+from unsup_jax.core.fit import Fit, Step, any_lane, iterate
 from unsup_jax.core.linalg import matmul
 from unsup_jax.linear import svd
 from unsup_jax.sparse import lasso
@@ -199,22 +199,79 @@ def fit_online(
     order = jax.random.permutation(key, x.shape[0])
 
     def step(state):
-        t, atoms, gram, cross = state
-        batch = x[order[(t * batch_size + jnp.arange(batch_size)) % x.shape[0]]]
-        codes, losses = code(atoms, batch, lam, code_tol, positive=positive)
-        fresh = statistics(codes, losses, batch)
-        keep = (1 - 1 / (t + 1).astype(x.dtype)) ** jnp.asarray(forgetting, x.dtype)
-        sums = fresh._replace(gram=keep * gram + fresh.gram, cross=keep * cross + fresh.cross)
-        new = update_components(atoms, sums, update=update, n_sweeps=n_sweeps, positive=positive)
-        new = _reseed(new, sums.gram, losses, batch, None, positive, None)
-        moved = jnp.sqrt(((new - atoms) ** 2).sum(1).max())
-        return Step((t + 1, new, sums.gram, sums.cross), fresh.loss / fresh.weight, moved)
+        rows = (state.n_steps * batch_size + jnp.arange(batch_size)) % x.shape[0]
+        new = online_step(
+            state,
+            x[order[rows]],
+            None,
+            lam,
+            forgetting,
+            code_tol,
+            update=update,
+            n_sweeps=n_sweeps,
+            positive=positive,
+        )
+        moved = jnp.sqrt(((new.components - state.components) ** 2).sum(1).max())
+        return Step(new, new.objective, moved)
 
+    result = iterate(step, online(components, positive=positive), tol, max_iter=max_iter)
+    return result._replace(params=result.params.components)
+
+
+class Online(NamedTuple):
+    """Where online learning stands.
+
+    Attributes:
+        components: The dictionary.
+        gram: Sums `A` of the batches so far, old ones with less weight.
+        cross: Sums `B`, likewise.
+        n_steps: Batches seen.
+        objective: The mean loss over the last batch, with the dictionary that had not yet seen it.
+    """
+
+    components: Float[Array, "k d"]
+    gram: Float[Array, "k k"]
+    cross: Float[Array, "k d"]
+    n_steps: Int[Array, ""]
+    objective: Float[Array, ""]
+
+
+def online(components: Float[Array, "k d"], *, positive: bool = False) -> Online:
+    """The state before the first `online_step`; atoms longer than 1 are shortened."""
     atoms = _project(components, positive)
-    k = atoms.shape[0]
-    start = (jnp.int32(0), atoms, jnp.zeros((k, k), x.dtype), jnp.zeros_like(atoms))
-    result = iterate(step, start, tol, max_iter=max_iter)
-    return result._replace(params=result.params[1])
+    k, dtype = atoms.shape[0], atoms.dtype
+    inf = jnp.asarray(jnp.inf, dtype)
+    return Online(atoms, jnp.zeros((k, k), dtype), jnp.zeros_like(atoms), jnp.int32(0), inf)
+
+
+def online_step(
+    state: Online,
+    x: Float[Array, "n d"],
+    weights: Float[Array, "n"] | None,
+    lam: ScalarLike,
+    forgetting: ScalarLike = 1.0,
+    code_tol: ScalarLike = 1e-3,
+    *,
+    update: str = "block",
+    n_sweeps: int = 2,
+    positive: bool = False,
+) -> Online:
+    """Learn from one batch of samples; the arguments are those of `fit_online`.
+
+    `distributed.fold(partial(online_step, lam=0.1), online(components), batches)` learns from data
+    that no memory holds.
+    """
+    atoms = state.components
+    _check(atoms, x, update, n_sweeps)
+    check_weights(weights, x)
+    codes, losses = code(atoms, x, lam, code_tol, positive=positive)
+    fresh = statistics(codes, losses, x, weights)
+    keep = (1 - 1 / (state.n_steps + 1).astype(x.dtype)) ** jnp.asarray(forgetting, x.dtype)
+    gram, cross = keep * state.gram + fresh.gram, keep * state.cross + fresh.cross
+    sums = fresh._replace(gram=gram, cross=cross)
+    new = update_components(atoms, sums, update=update, n_sweeps=n_sweeps, positive=positive)
+    new = _reseed(new, gram, losses, x, weights, positive, None)
+    return Online(new, gram, cross, state.n_steps + 1, fresh.loss / fresh.weight)
 
 
 def code(
@@ -295,15 +352,20 @@ def _reseed(components, gram, losses, x, weights, positive, axis_name):
     """Replace atoms without codes by the worst samples, the worst for the first, and so on."""
     k = components.shape[0]
     losses = losses if weights is None else jnp.where(weights > 0, losses, -1)
-    losses, worst = lax.top_k(losses, min(k, x.shape[0]))
-    samples = x[worst]
-    if axis_name is not None:
-        losses, samples = lax.all_gather((losses, samples), axis_name, tiled=True)
-        samples = samples[jnp.argsort(-losses)]
     unused = jnp.diagonal(gram) <= 0
-    turn = jnp.minimum(jnp.cumsum(unused) - 1, samples.shape[0] - 1)
-    candidates = jnp.maximum(samples, 0) if positive else samples
-    return jnp.where(unused[:, None], _unit_length(candidates[turn], components), components)
+
+    def replace():
+        largest, worst = lax.top_k(losses, min(k, x.shape[0]))
+        samples = x[worst]
+        if axis_name is not None:
+            largest, samples = lax.all_gather((largest, samples), axis_name, tiled=True)
+            samples = samples[jnp.argsort(-largest)]
+        turn = jnp.minimum(jnp.cumsum(unused) - 1, samples.shape[0] - 1)
+        candidates = jnp.maximum(samples, 0) if positive else samples
+        return jnp.where(unused[:, None], _unit_length(candidates[turn], components), components)
+
+    # Devices agree on `unused`, so all or none of them come to gather.
+    return lax.cond(any_lane(unused.any()), replace, lambda: components)
 
 
 def _project(components, positive):

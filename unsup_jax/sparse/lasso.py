@@ -10,6 +10,9 @@ optimum: the duality gap `P - D` certifies how good codes are, whatever solver t
 et al., 2007).
 
 Signals are solved apart: objectives, gaps and statuses have one entry a signal, and so may `lam`.
+
+Codes have derivatives with respect to dictionary, signals and `lam`, whatever solver they come
+from: while support and signs stay, `G_AA dz_A = d(W_A'(x - W_A z_A)) - dlam s` (`core.implicit`).
 """
 
 from __future__ import annotations
@@ -19,13 +22,14 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 from jax import lax
+from jax.scipy.linalg import cho_solve
 from jaxtyping import Array, Float, ScalarLike
 
-from unsup_jax.core import checks, stats
-from unsup_jax.core.fit import Fit, Status, Step, iterate
-from unsup_jax.core.linalg import matmul
-from unsup_jax.sparse import lars
-from unsup_jax.sparse.prox import soft_threshold
+from unsup_jax.core import checks, implicit, stats
+from unsup_jax.core.fit import Fit, Status
+from unsup_jax.core.linalg import matmul, safe_cholesky
+from unsup_jax.sparse import fista, lars
+from unsup_jax.sparse.fista import certificate
 
 SOLVERS = ("auto", "lars", "fista")
 
@@ -37,7 +41,7 @@ def objective(
     lam: Float[Array, "n"] | ScalarLike,
 ) -> Float[Array, "n"]:
     """`P(z) = 1/2 ||x - W z||^2 + lam ||z||_1` of every signal."""
-    return _certificate(components, x, codes, _per_signal(lam, x), False)[0]
+    return certificate(components, x, codes, _per_signal(lam, x), positive=False)[0]
 
 
 def duality_gap(
@@ -54,14 +58,14 @@ def duality_gap(
     `1/2 (1 - s)^2 ||r||^2 + sum_j (lam |z_j| - s w_j'r z_j)`, a sum of terms that are not negative,
     it keeps its digits near 0.
     """
-    return _certificate(components, x, codes, _per_signal(lam, x), positive)[1]
+    return certificate(components, x, codes, _per_signal(lam, x), positive=positive)[1]
 
 
 def lambda_max(
     components: Float[Array, "k d"], x: Float[Array, "n d"], *, positive: bool = False
 ) -> Float[Array, "n"]:
     """The smallest `lam` at which the codes of a signal are all zero: `max_j |w_j'x|`."""
-    return _largest(matmul(x, components.T), positive)
+    return fista.largest(matmul(x, components.T), positive=positive)
 
 
 def kkt_violation(
@@ -118,9 +122,9 @@ def encode(
 
     Returns:
         `Fit` with the codes `(n, k)` as `params`. Every signal is a fit of its own: `objective`,
-        `status` and `n_iter` (proximal steps) have shape `(n,)`, and `history` `(n, 1)` holds the
-        certificate, the relative duality gap. A signal that is not finite gets codes 0 and the
-        status `NON_FINITE`.
+        `status`, `n_iter` (proximal steps) and `error`, the relative duality gap of exactly these
+        codes, have shape `(n,)`; `history` `(n, 1)` is the objective. A signal that is not finite
+        gets codes 0 and the status `NON_FINITE`.
 
     Raises:
         ValueError: For shapes that do not match, an input that is not floating point, or an unknown
@@ -132,23 +136,24 @@ def encode(
         solver = "lars" if start is None else "fista"
     lam = _per_signal(lam, x)
     good = jnp.isfinite(x).all(1) & jnp.isfinite(lam) & jnp.isfinite(components).all()
-    gram = matmul(components, components.T)
+    x, lam = jnp.where(good[:, None], x, 0), jnp.where(good, lam, 1)
+    atoms, signals, lams, start = lax.stop_gradient((components, x, lam, start))
+    gram = matmul(atoms, atoms.T)
 
     def rows(tile):
         x, lam, codes = tile
         if solver == "lars":
-            codes = _homotopy(components, gram, x, lam[None], positive, lars.sizes(components))[0]
+            codes = _homotopy(atoms, gram, x, lam[None], positive, lars.sizes(atoms))[0]
         elif codes is None:
-            codes = jnp.zeros((x.shape[0], components.shape[0]), x.dtype)
-        return _certified(components, gram, x, lam, tol, codes, max_iter, positive)
+            codes = jnp.zeros((x.shape[0], atoms.shape[0]), x.dtype)
+        return _certified(atoms, x, lam, tol, codes, max_iter, positive)
 
     # A tile takes as long as its longest path: signals with paths of like length share one.
-    x, lam = jnp.where(good[:, None], x, 0), jnp.where(good, lam, 1)
-    order = jnp.argsort(lambda_max(components, x, positive=positive) / lam)
-    sorted_ = jax.tree.map(lambda array: array[order], (x, lam, start))
+    order = jnp.argsort(lambda_max(atoms, signals, positive=positive) / lams)
+    sorted_ = jax.tree.map(lambda array: array[order], (signals, lams, start))
     results = stats.map_rows(rows, sorted_, tile_size=tile_size)
-    codes, value, gap, n_iter = jax.tree.map(lambda a: jnp.zeros_like(a).at[order].set(a), results)
-    return Fit(codes, value, gap[:, None], n_iter, _status(good, value, gap, tol))
+    results = jax.tree.map(lambda a: jnp.zeros_like(a).at[order].set(a), results)
+    return _fit(components, x, lam, good, tol, *results)
 
 
 @partial(jax.jit, static_argnames=("max_iter", "positive", "tile_size"))
@@ -180,21 +185,70 @@ def path(
     if jnp.ndim(lams) != 1:
         raise ValueError(f"lams must have shape (n_lams,), got {jnp.shape(lams)}")
     good = jnp.isfinite(x).all(1) & jnp.isfinite(components).all()
-    gram = matmul(components, components.T)
+    x = jnp.where(good[:, None], x, 0)
+    atoms, signals, levels = lax.stop_gradient((components, x, lams))
+    gram = matmul(atoms, atoms.T)
 
     def rows(x):
-        at = jnp.tile(lams[:, None], (1, x.shape[0]))
-        codes = _homotopy(components, gram, x, at, positive, lars.sizes(components))
+        at = jnp.tile(levels[:, None], (1, x.shape[0]))
+        codes = _homotopy(atoms, gram, x, at, positive, lars.sizes(atoms))
 
         def certify(lam_codes):
             lam, codes = lam_codes
-            return _certified(components, gram, x, lam, tol, codes, max_iter, positive)
+            return _certified(atoms, x, lam, tol, codes, max_iter, positive)
 
         return jax.tree.map(lambda a: jnp.moveaxis(a, 0, 1), lax.map(certify, (at, codes)))
 
-    results = stats.map_rows(rows, jnp.where(good[:, None], x, 0), tile_size=tile_size)
-    codes, value, gap, n_iter = jax.tree.map(lambda a: jnp.moveaxis(a, 1, 0), results)
-    return Fit(codes, value, gap[..., None], n_iter, _status(good[None], value, gap, tol))
+    results = stats.map_rows(rows, signals, tile_size=tile_size)
+    results = jax.tree.map(lambda a: jnp.moveaxis(a, 1, 0), results)
+    fit = jax.vmap(_fit, in_axes=(None, None, 0, None, None, 0, 0, 0, 0))
+    return fit(components, x, lams, good, tol, *results)
+
+
+def _fit(components, x, lam, good, tol, codes, value, error, n_iter):
+    """What was found, with its derivatives and statuses."""
+    theta = components, x, _per_signal(lam, x)
+    codes = implicit.root(_optimality, _solve_on_support, codes, *theta)
+    value = implicit.minimum(_objective, value, codes, *theta)
+    error = lax.stop_gradient(error)
+    status = jnp.where(
+        error <= jnp.asarray(tol, error.dtype), Status.CONVERGED, Status.ITERATION_LIMIT
+    )
+    status = jnp.where(good & jnp.isfinite(value), status, Status.NON_FINITE).astype(jnp.int32)
+    return Fit(codes, value, value[:, None], n_iter, status, error)
+
+
+def _objective(codes, components, x, lam):
+    return objective(components, x, codes, lam)
+
+
+def _optimality(codes, components, x, lam):
+    """0 at the optimum, near which codes outside the support stay 0."""
+    c = matmul(x - matmul(codes, components), components.T)
+    return jnp.where(codes != 0, lam[:, None] * jnp.sign(codes) - c, codes)
+
+
+def _solve_on_support(codes, components, x, lam, v):
+    """The codes at which the derivative of `_optimality` has the value `v`."""
+    del x, lam
+    gram = matmul(components, components.T)
+    n_slots = lars.slots(components, None)
+
+    def rows(tile):
+        codes, v = tile
+        here = jnp.arange(codes.shape[0])[:, None]
+        atoms = lax.top_k(jnp.abs(codes), n_slots)[1]
+        inside = codes[here, atoms] != 0
+        small = jnp.where(
+            inside[:, :, None] & inside[:, None, :],
+            gram[atoms[:, :, None], atoms[:, None, :]],
+            jnp.eye(n_slots, dtype=v.dtype)[None],
+        )
+        solve = jax.vmap(lambda factor, b: cho_solve((factor, True), b))
+        solution = solve(safe_cholesky(small), v[here, atoms])
+        return v.at[here, atoms].set(solution, unique_indices=True)
+
+    return stats.map_rows(rows, (codes, v), tile_size=lars.TILE)
 
 
 def _homotopy(components, gram, x, lams, positive, sizes):
@@ -226,72 +280,19 @@ def _refined(components, x, state, lam):
     return lars.scatter(state, jnp.where(z * state.signs > 0, z, 0), k)
 
 
-def _certified(components, gram, x, lam, tol, codes, max_iter, positive):
+def _certified(components, x, lam, tol, codes, max_iter, positive):
     """Codes with objective, relative gap and steps; by FISTA from `codes` where the gap is wide."""
-    value, gap, _ = _certificate(components, x, codes, lam, positive)
-    relative = _relative(gap, value)
+
+    def certify(codes, n_iter):
+        value, gap, _ = certificate(components, x, codes, lam, positive=positive)
+        return codes, value, fista.relative(gap, value), n_iter
 
     def repair():
-        codes_, n_iter = _fista(components, gram, x, lam, tol, codes, max_iter, positive)
-        value, gap, _ = _certificate(components, x, codes_, lam, positive)
-        return codes_, value, _relative(gap, value), n_iter
+        options = {"max_iter": max_iter, "positive": positive}
+        return certify(*fista.encode(components, x, lam, tol, codes, **options))
 
-    done = codes, value, relative, jnp.zeros(x.shape[0], jnp.int32)
-    return lax.cond((relative > jnp.asarray(tol, x.dtype)).any(), repair, lambda: done)
-
-
-def _fista(components, gram, x, lam, tol, start, max_iter, positive):
-    """Beck and Teboulle (2009), with the restart of O'Donoghue and Candes (2015)."""
-    k, d = components.shape
-    small = matmul(components.T, components) if d < k else gram
-    lipschitz = jnp.linalg.eigvalsh(small)[-1] * (1 + 16 * jnp.finfo(x.dtype).eps)
-    rate = 1 / jnp.where(lipschitz > 0, lipschitz, 1)
-
-    def solve(x, lam, codes):
-        def step(state):
-            z, z_old, c_old, t = state
-            value, gap, c = _certificate(components, x, z, lam, positive)
-            t_next = (1 + jnp.sqrt(1 + 4 * t * t)) / 2
-            momentum = (t - 1) / t_next
-            ahead = z + momentum * (z - z_old)
-            uphill = c + momentum * (c - c_old)  # minus the gradient at `ahead`: it is affine
-            new = soft_threshold(ahead + rate * uphill, rate * lam, positive=positive)
-            # Momentum that points against the step taken does harm: begin afresh.
-            t_next = jnp.where(((ahead - new) * (new - z)).sum() > 0, 1, t_next)
-            relative = _relative(gap, value)
-            return Step((new, z, c, t_next), relative, error=relative)
-
-        state = (codes, codes, jnp.zeros_like(codes), jnp.ones((), x.dtype))
-        fit = iterate(step, state, tol, max_iter=max_iter)
-        return fit.params[0], fit.n_iter
-
-    return jax.vmap(solve)(x, lam, start)
-
-
-def _certificate(components, x, codes, lam, positive):
-    """Objective, duality gap and correlations `w_j'r` of one signal or of a row each."""
-    residual = x - matmul(codes, components)
-    c = matmul(residual, components.T)
-    energy = (residual * residual).sum(-1)
-    l1 = lam * jnp.abs(codes).sum(-1)
-    largest = _largest(c, positive)
-    s = jnp.where(largest > lam, lam / jnp.where(largest > 0, largest, 1), 1)
-    slack = (lam[..., None] * jnp.abs(codes) - s[..., None] * c * codes).sum(-1)
-    gap = 0.5 * (1 - s) ** 2 * energy + jnp.maximum(slack, 0)
-    return 0.5 * energy + l1, gap, c
-
-
-def _status(good, value, gap, tol):
-    status = jnp.where(gap <= jnp.asarray(tol, gap.dtype), Status.CONVERGED, Status.ITERATION_LIMIT)
-    return jnp.where(good & jnp.isfinite(value), status, Status.NON_FINITE).astype(jnp.int32)
-
-
-def _largest(c, positive):
-    return jnp.maximum(c.max(-1), 0) if positive else jnp.abs(c).max(-1)
-
-
-def _relative(gap, value):
-    return jnp.where(value > 0, gap / jnp.where(value > 0, value, 1), gap)
+    done = certify(codes, jnp.zeros(x.shape[0], jnp.int32))
+    return lax.cond((done[2] > jnp.asarray(tol, x.dtype)).any(), repair, lambda: done)
 
 
 def _per_signal(lam, x):

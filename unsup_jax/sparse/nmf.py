@@ -258,6 +258,49 @@ def statistics(
     return stats.accumulate(local, rows, weights, tile_size=tile_size, axis_name=axis_name)
 
 
+class Pass(NamedTuple):
+    """What one pass over batches of the data leaves; see `batch_step`.
+
+    Attributes:
+        sums: `statistics` of the new codes.
+        loss: Sum of the losses of the old ones, shape ().
+        weight: Sum of the weights, shape ().
+    """
+
+    sums: Stats
+    loss: Float[Array, ""]
+    weight: Float[Array, ""]
+
+
+def batch_step(
+    components: Float[Array, "k d"],
+    x: Float[Array, "n d"],
+    weights: Float[Array, "n"] | None,
+    codes: Float[Array, "n k"],
+    *,
+    update: str = "hals",
+    n_sweeps: int = 3,
+) -> tuple[Pass, Float[Array, "n k"]]:
+    """New codes of a batch, and its share of what `pass_update` needs.
+
+    `distributed.fit_stream(nmf.batch_step, nmf.pass_update, components, batches, rows=codes)` takes
+    the steps of `fit` on data that no memory holds; so may the codes, in a memory map.
+    """
+    new, losses = update_codes(components, codes, x, update=update, n_sweeps=n_sweeps)
+    sums = statistics(Params(new, components), x, weights, update=update)
+    if weights is not None:
+        losses = jnp.where(weights > 0, weights * losses, 0)
+    return Pass(sums, losses.sum(), stats.total_weight(x, weights)), new
+
+
+def pass_update(
+    components: Float[Array, "k d"], total: Pass, *, update: str = "hals", n_sweeps: int = 3
+) -> Step:
+    """New components from the sums of a whole pass."""
+    new = update_components(components, total.sums, update=update, n_sweeps=n_sweeps)
+    return Step(new, total.loss / total.weight)
+
+
 def update_components(
     components: Float[Array, "k d"], sums: Stats, *, update: str = "hals", n_sweeps: int = 3
 ) -> Float[Array, "k d"]:

@@ -9,7 +9,8 @@ atoms of a dictionary of coherence `mu` whenever `s < (1 + 1/mu) / 2` (Tropp, 20
 
 from __future__ import annotations
 
-from functools import partial
+import operator
+from functools import partial, reduce
 
 import jax
 import jax.numpy as jnp
@@ -17,7 +18,7 @@ from jax import lax
 from jaxtyping import Array, Float, ScalarLike
 
 from unsup_jax.core import checks, stats
-from unsup_jax.core.linalg import einsum, matmul
+from unsup_jax.core.linalg import matmul
 
 TILE = 1000  # signals: what one tile needs stays in cache
 
@@ -64,43 +65,55 @@ def encode(
 
 
 def _pursue(atoms, x, tol, n_nonzero):
-    """Codes on unit atoms: `W_support = Q R` grows a column a step, and `R z = Q'x` at the end."""
-    n, d = x.shape
-    k = atoms.shape[0]
+    """Codes on unit atoms: an orthonormal basis `Q = W_A T` of the support grows a column a step.
+
+    Signals are the minor axis of all arrays here, as in `lars`.
+    """
+    k, n = atoms.shape[0], x.shape[0]
     info = jnp.finfo(x.dtype)
     floor = jnp.maximum(tol, (4 * info.eps) ** 2 * (x * x).sum(1))
+    index = jnp.arange(k, dtype=jnp.int32)[:, None]
 
     def step(i, state):
-        residual, c, basis, triangle, loads, support = state
-        atom = jnp.argmax(jnp.abs(c), axis=1)
-        column = atoms[atom]
-        # Twice is enough for a basis that is orthogonal to rounding error.
-        along = einsum("nmd,nd->nm", basis, column)
-        fresh = column - einsum("nm,nmd->nd", along, basis)
-        again = einsum("nmd,nd->nm", basis, fresh)
-        fresh = fresh - einsum("nm,nmd->nd", again, basis)
-        norm = jnp.sqrt((fresh * fresh).sum(1))
-        take = ((residual * residual).sum(1) > floor) & (norm > 16 * info.eps)
-        fresh = jnp.where(take, 1 / jnp.where(take, norm, 1), 0)[:, None] * fresh
-        load = (fresh * residual).sum(1)
-        residual = residual - load[:, None] * fresh
-        c = c - load[:, None] * matmul(fresh, atoms.T)
-        basis = basis.at[:, i].set(fresh)
-        column = (along + again).at[:, i].set(jnp.where(take, norm, 1))
-        triangle = triangle.at[:, :, i].set(column)
-        loads = loads.at[:, i].set(load)
-        support = support.at[:, i].set(jnp.where(take, atom, k))
-        return residual, c, basis, triangle, loads, support
+        residual, c, basis, images, triangle, codes, support = state
+        size = jnp.abs(c)
+        # An argmax made of two reductions that are passes over wide rows.
+        atom = jnp.where(size == size.max(0)[None], index, k - 1).min(0)
+        along = jnp.take_along_axis(images, atom[None, None], axis=1)[:, 0]  # Q'w_j
+        fresh = atoms[atom].T - _combine(basis, along)
+        square = (fresh * fresh).sum(0)
+        take = ((residual * residual).sum(0) > floor) & (square > 32 * info.eps)
+        scale = jnp.where(take, 1 / jnp.sqrt(jnp.where(take, square, 1)), 0)
+        fresh = scale[None] * fresh
+        image = matmul(atoms, fresh)
+        load = (fresh * residual).sum(0)
+        column = (-scale[None] * _combine(triangle, along)).at[i].set(scale)
+        return (
+            residual - load[None] * fresh,
+            c - load[None] * image,
+            basis.at[i].set(fresh),
+            images.at[i].set(image),
+            triangle.at[i].set(column),
+            codes + load[None] * column,
+            support.at[i].set(jnp.where(take, atom, k)),
+        )
 
     start = (
-        x,
-        matmul(x, atoms.T),
-        jnp.zeros((n, n_nonzero, d), x.dtype),
-        jnp.zeros((n, n_nonzero, n_nonzero), x.dtype),
-        jnp.zeros((n, n_nonzero), x.dtype),
-        jnp.zeros((n, n_nonzero), jnp.int32),
+        x.T,
+        matmul(atoms, x.T),
+        jnp.zeros((n_nonzero, x.shape[1], n), x.dtype),  # the columns of Q,
+        jnp.zeros((n_nonzero, k, n), x.dtype),  # their products with all atoms,
+        jnp.zeros((n_nonzero, n_nonzero, n), x.dtype),  # and those of T
+        jnp.zeros((n_nonzero, n), x.dtype),
+        jnp.full((n_nonzero, n), k, jnp.int32),
     )
-    *_, triangle, loads, support = lax.fori_loop(0, n_nonzero, step, start)
-    values = lax.linalg.triangular_solve(triangle, loads[..., None], left_side=True, lower=False)
-    rows = jnp.arange(n)[:, None]
-    return jnp.zeros((n, k), x.dtype).at[rows, support].add(values[..., 0], mode="drop")
+    _, c, _, _, triangle, codes, support = lax.fori_loop(0, n_nonzero, step, start)
+    # What is left of the support's correlations is rounding error, worth one correction.
+    rest = jnp.take_along_axis(c, jnp.minimum(support, k - 1), axis=0)
+    codes = codes + _combine(triangle, (triangle * rest[None]).sum(1))
+    return jnp.zeros((n, k), x.dtype).at[jnp.arange(n)[None], support].add(codes, mode="drop")
+
+
+def _combine(columns, factors):
+    """`sum_j factors_j columns_j`: one elementwise expression, compiled to a vectorised loop."""
+    return reduce(operator.add, [f[None] * c for f, c in zip(factors, columns, strict=True)])

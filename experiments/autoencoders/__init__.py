@@ -1,0 +1,1 @@
+"""Autoencoders: denoising, variational, linear."""
