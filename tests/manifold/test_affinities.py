@@ -1,5 +1,6 @@
 """Affinities: every row has the perplexity asked for, dense and sparse agree, edge cases."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -58,6 +59,21 @@ def test_sparse_with_all_neighbours_is_dense():
     x = data()
     p = affinities.nearest(knn(x, n_neighbors=199), 10.0)
     np.testing.assert_allclose(to_dense(p, 200), affinities.dense(x, 10.0), atol=1e-7)
+
+
+def test_one_pattern_serves_a_sweep_of_perplexities():
+    neighbors = knn(data(), n_neighbors=60)
+    where = affinities.pattern(neighbors)
+    swept = jax.vmap(lambda p: affinities.from_distances(where, neighbors, p).values)(
+        jnp.asarray([5.0, 20.0])
+    )
+    for values, perplexity in zip(swept, (5.0, 20.0), strict=True):
+        alone = affinities.nearest(neighbors, perplexity)
+        np.testing.assert_allclose(values, alone.values, rtol=1e-4, atol=1e-8)
+        assert float(alone.values.sum()) == pytest.approx(1, rel=1e-5)
+        found = to_dense(alone, 200)
+        np.testing.assert_allclose(found, found.T)
+        np.testing.assert_allclose(found.sum(1), alone.mass, rtol=1e-5)
 
 
 def test_several_perplexities_are_averaged():

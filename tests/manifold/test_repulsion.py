@@ -7,11 +7,13 @@ import pytest
 
 from unsup_jax.manifold import repulsion
 
+grid = jax.jit(repulsion.grid, static_argnames=("dof", "size"))
 
-def clusters(n, extent, seed=0):
-    rng = np.random.default_rng(seed)
-    centres = rng.uniform(-1, 1, (12, 2))
-    y = centres[rng.integers(0, 12, n)] + rng.normal(size=(n, 2)) * 0.1
+
+def clusters(n, extent, q=2):
+    rng = np.random.default_rng(0)
+    centres = rng.uniform(-1, 1, (12, q))
+    y = centres[rng.integers(0, 12, n)] + rng.normal(size=(n, q)) * 0.1
     return jnp.asarray(y * extent / np.ptp(y), jnp.float32)
 
 
@@ -28,23 +30,52 @@ def test_exact_is_the_sum_over_pairs(dof):
     np.testing.assert_allclose(force, expected, atol=2e-5)
 
 
-@pytest.mark.parametrize("extent", [1e-3, 10.0, 50.0])
-def test_grid_is_close_to_exact(extent):
-    y = clusters(2000, extent)
-    exact, grid = repulsion.exact(y), repulsion.grid(y, size=128)
-    error = jnp.linalg.norm(grid.force - exact.force) / jnp.linalg.norm(exact.force)
-    assert error < 0.02
-    assert grid.potential.sum() == pytest.approx(float(exact.potential.sum()), rel=1e-3)
+def errors(extent, q=2, dof=1.0):
+    y = clusters(1000, extent, q)
+    exact = repulsion.exact(y, dof=dof)
+    found = grid(y, dof=dof, size=repulsion.size_for(y, dof=dof))
+    off = jnp.linalg.norm(found.force - exact.force) / jnp.linalg.norm(exact.force)
+    return float(off), float(found.potential.sum() / exact.potential.sum() - 1)
+
+
+@pytest.mark.parametrize(
+    ("extent", "at_most"), [(1e-3, 1e-4), (1.0, 1e-4), (30.0, 2e-3), (100.0, 1e-2), (400.0, 0.02)]
+)
+def test_grid_is_close_to_exact_at_any_extent(extent, at_most):
+    force, potential = errors(extent)
+    assert force < at_most
+    assert abs(potential) < 1e-4
+
+
+@pytest.mark.parametrize(("q", "dof"), [(1, 1.0), (2, 0.5)])
+def test_grid_on_a_line_and_with_heavy_tails(q, dof):
+    force, potential = errors(50.0, q, dof)
+    assert force < 0.02
+    assert abs(potential) < 1e-4
+
+
+def test_a_lone_point_feels_nothing_of_itself():
+    y = jnp.asarray([[0.0, 0.0], [77.0, 40.0]])
+    found, exact = grid(y, size=256), repulsion.exact(y)
+    np.testing.assert_allclose(found.force, exact.force, atol=1e-5)
+    np.testing.assert_allclose(found.potential, exact.potential, rtol=1e-3)
+
+
+def test_points_in_one_place():
+    found = grid(jnp.ones((5, 2)), size=128)
+    np.testing.assert_allclose(found.potential, 4, rtol=1e-6)
+    np.testing.assert_allclose(found.force, 0, atol=1e-6)
 
 
 def test_force_is_minus_the_gradient_of_the_potential_on_the_grid():
     y = clusters(50, 10.0)
-    spacing = jnp.float32(0.45)
-    spectrum = repulsion.kernel_spectrum(spacing, size=64)
-    field = repulsion.field(y, spectrum, spacing, size=64)
 
-    def total(at):
-        return repulsion.read(field, at).potential.sum()
+    @jax.jit
+    def both(at):
+        kernel = repulsion.kernel_on_grid(jnp.float32(0.3), n_dims=2, size=128)
+        field = repulsion.field(y, kernel, size=128)
+        slope = jax.grad(lambda at: repulsion.read(field, at).potential.sum())(at)
+        return repulsion.read(field, at).force, slope
 
-    at = y + 0.05
-    np.testing.assert_allclose(repulsion.read(field, at).force, -jax.grad(total)(at), atol=1e-4)
+    force, slope = both(y + 0.05)
+    np.testing.assert_allclose(force, -slope, atol=1e-4)
