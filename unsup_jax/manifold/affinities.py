@@ -24,8 +24,9 @@ from scipy import sparse as scipy_sparse
 
 from unsup_jax.core.checks import check_matrix
 from unsup_jax.core.stats import map_rows
-from unsup_jax.manifold.neighbors import Neighbors, as_indices
+from unsup_jax.manifold.neighbors import Neighbors, as_indices, knn
 
+DENSE_UP_TO = 500  # samples; beyond, `joint` keeps the affinities of neighbours only
 WIDTH = 32  # entries of a slice: a row of the sparse matrix is cut into slices this wide
 _TOLERANCE = 1e-5  # of the entropy, in nats
 _HALVINGS = 60
@@ -159,6 +160,17 @@ def from_distances(
 
 
 _nearest = jax.jit(from_distances)
+_dense = jax.jit(dense)
+
+
+def joint(x: Float[Array, "n d"], perplexity: ScalarLike | Float[Array, "m"] = 30.0) -> Affinities:
+    """The affinities that `tsne.embed` uses: dense up to 500 samples, of neighbours beyond."""
+    n = x.shape[0]
+    check_perplexity(perplexity, n - 1)
+    if n <= DENSE_UP_TO:
+        return _dense(x, jnp.asarray(perplexity, x.dtype))
+    n_neighbors = min(n - 1, int(3 * jnp.max(jnp.asarray(perplexity))))
+    return nearest(knn(x, n_neighbors=n_neighbors), perplexity)
 
 
 def uniform(neighbors: Neighbors) -> Sparse:

@@ -29,9 +29,9 @@ from unsup_jax.core import fit as driver
 from unsup_jax.core.checks import check_choice, check_count, check_matrix
 from unsup_jax.core.fit import Fit, Step
 from unsup_jax.manifold import affinities, repulsion, starts
-from unsup_jax.manifold.affinities import Affinities
+from unsup_jax.manifold.affinities import Affinities, joint
 from unsup_jax.manifold.attraction import attraction, energy
-from unsup_jax.manifold.neighbors import check_finite, knn
+from unsup_jax.manifold.neighbors import check_finite
 from unsup_jax.manifold.placement import transform
 from unsup_jax.manifold.repulsion import Repulsion
 
@@ -49,7 +49,6 @@ __all__ = [
     "transform",
 ]
 
-DENSE_UP_TO = 500  # samples; beyond, `embed` keeps the affinities of neighbours only
 EXACT_UP_TO = 2000  # samples; beyond, maps of one and two dimensions use the grid
 _LONGEST_STEP = 5.0
 
@@ -106,10 +105,15 @@ def start(embedding: Float[Array, "n q"]) -> State:
 
 
 def kl_divergence(
-    embedding: Float[Array, "n q"], p: Affinities, *, dof: float = 1.0
+    embedding: Float[Array, "n q"],
+    p: Affinities,
+    repelled: Repulsion | None = None,
+    *,
+    dof: float = 1.0,
 ) -> Float[Array, ""]:
-    """`KL(P || Q)` in nats, from all pairs."""
-    total = repulsion.exact(embedding, dof=dof).potential.sum()
+    """`KL(P || Q)` in nats; `repelled` is the repulsion in this map, `None` means the exact one."""
+    repelled = repulsion.exact(embedding, dof=dof) if repelled is None else repelled
+    total = repelled.potential.sum()
     return energy(embedding, p, dof=dof) + jnp.log(total) - affinities.entropy(p)
 
 
@@ -209,12 +213,10 @@ def fit(
         ValueError: If shapes do not match.
     """
     begin = _begin(state, p)
-    constant = affinities.entropy(p)
 
     def update(state):
-        y = state.embedding
-        repelled = repulsion.exact(y, dof=dof)
-        objective = energy(y, p, dof=dof) + jnp.log(repelled.potential.sum()) - constant
+        repelled = repulsion.exact(state.embedding, dof=dof)
+        objective = kl_divergence(state.embedding, p, repelled, dof=dof)
         return Step(step(state, p, schedule, repelled, dof=dof), objective)
 
     return driver.iterate(update, begin, tol, max_iter=max_iter)
@@ -340,16 +342,3 @@ def embed(
     for state in iterate(y, p, schedule, dof=dof, max_iter=max_iter, gradient=gradient):
         y = state.embedding
     return y
-
-
-_dense = jax.jit(affinities.dense)
-
-
-def joint(x: Float[Array, "n d"], perplexity: ScalarLike | Float[Array, "m"] = 30.0) -> Affinities:
-    """The affinities that `embed` uses: dense up to 500 samples, sparse beyond."""
-    n = x.shape[0]
-    affinities.check_perplexity(perplexity, n - 1)
-    if n <= DENSE_UP_TO:
-        return _dense(x, jnp.asarray(perplexity, x.dtype))
-    n_neighbors = min(n - 1, int(3 * jnp.max(jnp.asarray(perplexity))))
-    return affinities.nearest(knn(x, n_neighbors=n_neighbors), perplexity)
