@@ -39,7 +39,6 @@ _SIDES = (128, 256, 384, 512, 640, 768, 1024, 1280, 1536, 2048)
 SIZES = {1: (128, 512, 2**11, 2**13, 2**15, 2**17), 2: _SIDES}
 _GROWTH = 1.15  # of a map, before it needs another grid
 _MARGIN = 4  # nodes: a spline reaches beyond the outermost points
-_TILE = 2**20  # pairs at a time
 
 
 class Repulsion(NamedTuple):
@@ -105,7 +104,11 @@ def squared_distances(y: Float[Array, "m q"], z: Float[Array, "n q"]) -> Float[A
 
 
 def exact(
-    y: Float[Array, "m q"], others: Float[Array, "n q"] | None = None, *, dof: float = 1.0
+    y: Float[Array, "m q"],
+    others: Float[Array, "n q"] | None = None,
+    *,
+    dof: float = 1.0,
+    tile_pairs: int = 2**20,
 ) -> Repulsion:
     """All pairs, in tiles; in any dimension.
 
@@ -113,6 +116,7 @@ def exact(
         y: The points that feel the force.
         others: The points that exert it; `None` means `y`, without each point's force on itself.
         dof: Static; degrees of freedom.
+        tile_pairs: Static; pairs at a time.
     """
     sources = y if others is None else others
     ones = jnp.ones_like(sources[:, :1])
@@ -125,7 +129,7 @@ def exact(
         force = (dof + 1) / dof * (tile * sums[:, -1:] - sums[:, :-1])
         return matmul(k, ones)[:, 0], force
 
-    potential, force = map_rows(rows, y, tile_size=max(1, _TILE // sources.shape[0]))
+    potential, force = map_rows(rows, y, tile_size=max(1, tile_pairs // sources.shape[0]))
     return Repulsion(potential - (1 if others is None else 0), force)
 
 
