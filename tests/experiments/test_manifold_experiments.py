@@ -2,9 +2,14 @@
 
 import json
 
+import numpy as np
 import pytest
+from PIL import Image
+from sklearn.manifold import trustworthiness
 
+from experiments import data
 from experiments.__main__ import main
+from experiments.manifold import _maps
 
 
 @pytest.fixture
@@ -36,3 +41,32 @@ def test_settings_are_checked(tmp_path, capsys):
     for arguments in (["lle_manifolds", "--n-neighbors", "3"], ["lle_images", "--digit", "11"]):
         assert main(["run", *arguments, "--quick", "--output", str(tmp_path)]) != 0
         assert arguments[1] in capsys.readouterr().err
+
+
+def test_digits_gather_in_maps_of_thumbnails(metrics, tmp_path):
+    contents = metrics("tsne_digits")
+    assert contents["metrics"]["nearest_neighbour_accuracy"] > 0.9
+    assert contents["metrics"]["trustworthiness"] > 0.95
+    # What the Embedding Projector reads: as many vectors, labels and cells as digits.
+    folder, n = tmp_path / "tsne_digits", contents["metrics"]["n_digits"]
+    assert np.loadtxt(folder / "tensors.tsv").shape == (n, 2)
+    labels = np.loadtxt(folder / "metadata.tsv")
+    assert np.bincount(labels.astype(int)).min() > 0
+    sheet = np.asarray(Image.open(folder / "sprite.png"))
+    assert sheet.shape == (160, 160)
+    first = data.digits().x[np.random.default_rng(0).permutation(1797)[21]].reshape(8, 8)
+    np.testing.assert_allclose(sheet[8:16, 8:16], 255 - np.round(first * 255))
+
+
+def test_held_out_digits_are_placed(metrics):
+    contents = metrics("tsne_mnist", "--dataset", "digits")
+    placed, together, _ = (row["1-NN accuracy"] for row in contents["tables"][0]["rows"])
+    assert placed > together - 0.1
+    assert contents["metrics"]["trustworthiness"] > 0.95
+
+
+def test_trustworthiness_is_that_of_scikit_learn():
+    x = data.digits().x[:150]
+    y = x[:, [20, 43]] + np.random.default_rng(0).normal(size=(150, 2)).astype(np.float32) / 10
+    expected = trustworthiness(x, y, n_neighbors=12)
+    assert _maps.trustworthiness(x, y) == pytest.approx(expected, abs=1e-5)

@@ -1,0 +1,156 @@
+"""t-SNE beside openTSNE and scikit-learn: whole jobs in fresh processes, from the same start.
+
+A job goes from the 50 principal components to the map: neighbours, affinities, 250 + 500 updates,
+and our compilation. All maps are judged by one exact divergence.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import time
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from experiments import data
+from experiments.benchmarks.timing import Timing, alternate, row
+from unsup_jax.linear import pca
+from unsup_jax.manifold import affinities, starts, tsne
+from unsup_jax.manifold.neighbors import knn
+
+PERPLEXITIES = (5.0, 10.0, 15.0, 20.0, 25.0, 30.0, 40.0, 50.0)
+
+
+class Job(NamedTuple):
+    """Seconds, the map, and the largest resident memory of its process in GB."""
+
+    seconds: float
+    embedding: np.ndarray
+    gigabytes: float
+
+
+def rows(quick: bool = False) -> list[dict[str, object]]:
+    """Every row of the table; `quick` leaves out the large and the slow jobs."""
+    if quick:
+        return [*_small(_columns("mnist5k", 1000)), _sweep(200)]
+    x = _columns("mnist", 70_000)
+    return [*_small(x[:2000]), _large(x[:10_000], 4.0), _sweep(750), _large(x, 3.5)]
+
+
+def _columns(dataset, n):
+    """The 50 first principal components of MNIST in random order."""
+    pictures = data.load(dataset).x
+    if dataset == "mnist":
+        pictures = np.concatenate([pictures, data.mnist("test").x])
+    pixels = jnp.asarray(pictures[np.random.default_rng(0).permutation(len(pictures))[:n]])
+    return np.asarray(pca.transform(pca.fit(pixels, n_components=50), pixels))
+
+
+def _alone(job: Callable[..., np.ndarray], *args: Any) -> Job:
+    """Run one job in a process of its own, so that it compiles everything and shares no memory."""
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(1, mp_context=context) as pool:
+        return pool.submit(_time, job, *args).result()
+
+
+def _time(job, *args):
+    imported = job()  # libraries are loaded before the clock starts
+    start = time.perf_counter()
+    embedding = imported(*args)
+    seconds = time.perf_counter() - start
+    lines = Path("/proc/self/status").read_text().splitlines()
+    peak = next(int(line.split()[1]) for line in lines if line.startswith("VmHWM"))
+    return Job(seconds, embedding, peak / 2**20)
+
+
+def _ours():
+    return lambda x, start: np.asarray(tsne.embed(jnp.asarray(x), start=jnp.asarray(start)))
+
+
+def _open_tsne():
+    from openTSNE import TSNE
+
+    return lambda x, start: np.asarray(TSNE(initialization=start, n_jobs=2, random_state=0).fit(x))
+
+
+def _exact():
+    from sklearn.manifold import TSNE
+
+    options = {"max_iter": 750, "method": "exact", "n_jobs": 2}
+    return lambda x, start: TSNE(init=start, **options).fit_transform(x)
+
+
+def _barnes_hut():
+    from sklearn.manifold import TSNE
+
+    options = {"max_iter": 750, "method": "barnes_hut", "n_jobs": 2}
+    return lambda x, start: TSNE(init=start, **options).fit_transform(x)
+
+
+def _compare(x, peers):
+    """Rows of our job beside each peer's: `(name, job, bar)`."""
+    start = np.asarray(starts.pca(jnp.asarray(x)))
+    ours = _alone(_ours, x, start)
+    judge = jax.jit(tsne.kl_divergence)
+    p = tsne.joint(jnp.asarray(x))
+    mine = float(judge(jnp.asarray(ours.embedding), p))
+    for name, job, bar in peers:
+        peer = _alone(job, x, start)
+        theirs = float(judge(jnp.asarray(peer.embedding, jnp.float32), p))
+        quality = f"KL {mine:.3f}, theirs {theirs:.3f}; peak {ours.gigabytes:.1f} GB"
+        timing = Timing(ours.seconds, peer.seconds, ours.seconds)
+        yield row(f"t-SNE, MNIST {len(x)} x 50, whole job", name, timing, bar, quality)
+
+
+def _small(x):
+    peers = [
+        ("scikit-learn exact", _exact, 25.0),
+        ("scikit-learn barnes_hut", _barnes_hut, 2.0),
+        ("openTSNE, 2 threads", _open_tsne, 1.0),
+    ]
+    return _compare(x, peers)
+
+
+def _large(x, bar):
+    return next(_compare(x, [("openTSNE, 2 threads", _open_tsne, bar)]))
+
+
+def _sweep(max_iter):
+    """Maps of all digits at eight perplexities in one program, beside one after the other."""
+    x = jnp.asarray(data.digits().x)
+    start, neighbors = starts.pca(x), knn(x, n_neighbors=int(3 * max(PERPLEXITIES)))
+    where = affinities.pattern(neighbors)
+
+    def fit(perplexity, start, where, neighbors):
+        p = affinities.from_distances(where, neighbors, perplexity)
+        return tsne.fit(start, p, max_iter=max_iter).objective
+
+    together = jax.jit(jax.vmap(fit, in_axes=(0, None, None, None)))
+    single = jax.jit(fit)
+    perplexities = jnp.asarray(PERPLEXITIES)
+
+    found = {}
+
+    def ours():
+        found["ours"] = together(perplexities, start, where, neighbors)
+        return found["ours"]
+
+    def loop():
+        found["loop"] = jnp.stack([single(p, start, where, neighbors) for p in perplexities])
+        return found["loop"]
+
+    what = f"{len(PERPLEXITIES)} t-SNE maps of {len(x)} digits, a vmapped sweep of perplexities"
+    timing = alternate(ours, loop, 1)
+    gap = float(jnp.abs(found["ours"] - found["loop"]).max())
+    return row(what, "one after the other", timing, 1.5, f"KL within {gap:.0e}")
+
+
+if __name__ == "__main__":
+    from experiments.benchmarks.__main__ import markdown
+
+    print(markdown(rows()))

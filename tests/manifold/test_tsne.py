@@ -1,0 +1,190 @@
+"""t-SNE: its gradient against autodiff of the divergence, its steps, sweeps and new points."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from sklearn.datasets import load_digits
+from sklearn.neighbors import KNeighborsClassifier
+
+from unsup_jax.core.fit import Status
+from unsup_jax.manifold import affinities, starts, tsne
+from unsup_jax.manifold.neighbors import knn
+
+
+@pytest.fixture(scope="module")
+def digits():
+    bunch = load_digits()
+    order = np.random.default_rng(0).permutation(len(bunch.data))
+    return jnp.asarray(bunch.data[order] / 16, jnp.float32), bunch.target[order]
+
+
+@pytest.fixture(scope="module")
+def small(digits):
+    x = digits[0][:150]
+    return x, starts.pca(x), affinities.dense(x, 20.0)
+
+
+def divergence(y, p, dof):
+    """The lecture's definition, term by term."""
+    squares = ((y[:, None] - y[None]) ** 2).sum(2)
+    k = (1 + squares / dof) ** (-(dof + 1) / 2) * (1 - jnp.eye(len(y)))
+    q = k / k.sum()
+    safe = jnp.where(p > 0, p, 1)
+    return jnp.where(p > 0, p * jnp.log(safe / jnp.where(q > 0, q, 1)), 0).sum()
+
+
+@pytest.mark.parametrize(("dof", "q"), [(1.0, 2), (0.6, 2), (1.0, 3)])
+def test_gradient_is_the_derivative_of_the_divergence(small, dof, q):
+    x, _, dense = small
+    sparse = affinities.nearest(knn(x, n_neighbors=149), 20.0)
+    y = jnp.asarray(np.random.default_rng(1).normal(size=(150, q)) * 3, jnp.float32)
+    expected, slope = jax.value_and_grad(divergence)(y, dense, dof)
+    for p in (dense, sparse):
+        assert tsne.kl_divergence(y, p, dof=dof) == pytest.approx(float(expected), rel=1e-5)
+        np.testing.assert_allclose(tsne.gradient(y, p, dof=dof), slope, atol=2e-6)
+
+
+def test_a_step_as_written_down(small):
+    _, y, p = small
+    schedule = tsne.Schedule(learning_rate=50.0, early_exaggeration=4.0, early_momentum=0.5)
+    first = tsne.step(tsne.start(y), p, schedule)
+    second = tsne.step(first, p, schedule)
+    slope = np.asarray(tsne.gradient(first.embedding, p, 4.0))
+    downhill = np.sign(first.velocity) != np.sign(slope)
+    gains = np.where(downhill, first.gains + 0.2, first.gains * 0.8 + 0.01)
+    velocity = 0.5 * np.asarray(first.velocity) - 50 / 4 * gains * slope
+    assert np.linalg.norm(velocity, axis=1).max() < 5
+    np.testing.assert_allclose(second.gains, gains, rtol=1e-6)
+    np.testing.assert_allclose(second.velocity, velocity, atol=1e-6)
+    moved = np.asarray(first.embedding) + velocity
+    np.testing.assert_allclose(second.embedding, moved - moved.mean(0), atol=1e-6)
+    assert int(second.n_steps) == 2
+
+
+def test_exaggeration_comes_and_goes(small):
+    _, y, p = small
+    schedule = tsne.Schedule(10.0, 4.0, 1, 1.0, 2.0, 3)
+    state = tsne.start(y)
+    for factor in (4.0, 1.0, 1.0, 2.0):
+        new = tsne.step(state, p, schedule)
+        pushed = (0.8 * state.velocity - new.velocity) / new.gains * 4 / 10
+        np.testing.assert_allclose(pushed, tsne.gradient(state.embedding, p, factor), atol=1e-5)
+        state = new
+
+
+def test_chunks_and_resuming_change_nothing(small):
+    _, y, p = small
+    whole = tsne.fit(y, p, max_iter=40)
+    *_, once = tsne.iterate(y, p, max_iter=40, chunk=50)
+    first, half = tsne.iterate(y, p, max_iter=20, chunk=15)
+    assert [int(s.n_steps) for s in (first, half)] == [15, 20]
+    *_, resumed = tsne.iterate(half, p, max_iter=40, chunk=50)
+    for each in (once, resumed):
+        np.testing.assert_allclose(each.embedding, whole.params.embedding, rtol=1e-3, atol=1e-7)
+    assert int(whole.status) == Status.ITERATION_LIMIT
+    assert whole.objective == pytest.approx(
+        float(tsne.kl_divergence(whole.params.embedding, p)), rel=1e-5
+    )
+
+
+def test_a_vmapped_sweep_is_a_loop(small):
+    x, y, _ = small
+    neighbors = knn(x, n_neighbors=60)
+    where = affinities.pattern(neighbors)
+
+    def run(perplexity, rate):
+        p = affinities.from_distances(where, neighbors, perplexity)
+        return tsne.fit(y, p, tsne.Schedule(learning_rate=rate, early_iter=20), max_iter=30)
+
+    perplexities, rates = jnp.asarray([5.0, 20.0]), jnp.asarray([10.0, 30.0])
+    swept = jax.vmap(run)(perplexities, rates)
+    for i in range(2):
+        alone = run(perplexities[i], rates[i])
+        np.testing.assert_allclose(swept.history[i], alone.history, rtol=1e-3)
+
+
+def test_a_spectral_start_is_made_of_eigenvectors(small):
+    _, _, dense = small
+    y = starts.spectral(jax.random.key(0), dense)
+    p = np.asarray(dense, np.float64)
+    root = np.sqrt(p.sum(1))
+    vectors = np.linalg.eigh(p / root[:, None] / root[None])[1]
+    expected = vectors[:, [-2, -3]] / root[:, None]
+    for i in range(2):
+        assert abs(np.corrcoef(y[:, i], expected[:, i])[0, 1]) > 0.99
+    assert float(y[:, 0].std()) == pytest.approx(1e-4, rel=0.1)
+
+
+@pytest.fixture(scope="module")
+def embedded(digits):
+    """All digits through the grid, and the first 1400 on their own, exactly."""
+    x, labels = digits
+    p = tsne.joint(x)
+    *_, state = tsne.iterate(starts.pca(x), p, max_iter=500, gradient="grid", chunk=500)
+    part = tsne.embed(x[:1400], max_iter=500)
+    return x, labels, p, state.embedding, part
+
+
+def accuracy(y, labels, n=1400):
+    """Of the digits after the first `n`, by their nearest among those."""
+    return KNeighborsClassifier(1).fit(y[:n], labels[:n]).score(y[n:], labels[n:])
+
+
+def test_digits_are_told_apart(embedded):
+    _, labels, p, together, _ = embedded
+    assert accuracy(together, labels) > 0.95
+    assert float(tsne.kl_divergence(together, p)) < 0.8
+
+
+def test_new_digits_land_where_they_would_have_been(embedded):
+    x, labels, _, together, part = embedded
+    placed = tsne.transform(x[1400:], x[:1400], part)
+    both = np.concatenate([part, placed])
+    assert accuracy(both, labels) > accuracy(together, labels) - 0.01
+
+
+def test_the_grid_finds_as_good_a_map(embedded):
+    x, _, p, grid, _ = embedded
+    exact = tsne.fit(starts.pca(x), p, max_iter=500)
+    assert float(tsne.kl_divergence(grid, p)) < float(exact.objective) + 0.02
+
+
+def test_few_and_degenerate_samples():
+    x = jnp.asarray(np.random.default_rng(0).normal(size=(2, 3)), jnp.float32)
+    assert jnp.isfinite(tsne.embed(x, 1.0, max_iter=10)).all()
+    # Duplicates, a constant column.
+    x = jnp.concatenate([jnp.tile(x[:1], (20, 1)), jnp.tile(x[1:], (20, 1))])
+    x = jnp.concatenate([x, jnp.ones((40, 1))], 1)
+    for gradient in ("exact", "grid"):
+        y = tsne.embed(x, 5.0, key=jax.random.key(0), max_iter=10, gradient=gradient)
+        assert jnp.isfinite(y).all()
+
+
+def test_maps_of_one_and_three_dimensions(small):
+    x, _, p = small
+    for q, gradient in ((1, "grid"), (1, "exact"), (3, "auto")):
+        y = tsne.embed(x, 20.0, n_components=q, max_iter=300, gradient=gradient)
+        assert float(tsne.kl_divergence(y, p)) < {1: 1.3, 3: 0.6}[q]
+
+
+def test_senseless_arguments_are_named(small, unchecked):
+    x, y, p = small
+    with pytest.raises(ValueError, match="perplexity must be at least 1 and at most 149"):
+        tsne.embed(x, 150.0)
+    with pytest.raises(ValueError, match="x must be finite"):
+        tsne.embed(x.at[0, 0].set(jnp.nan))
+    with pytest.raises(ValueError, match="embedding must have 150 rows, got 10"):
+        tsne.fit(y[:10], p, max_iter=1)
+    with pytest.raises(ValueError, match="gradient must be 'exact'"):
+        next(tsne.iterate(starts.pca(x, n_components=3), p, gradient="grid"))
+    with pytest.raises(ValueError, match="gradient must be one of"):
+        next(tsne.iterate(y, p, gradient="magic"))
+    with pytest.raises(ValueError, match="embedding must have 150 rows, got 3"):
+        tsne.transform(x, x, y[:3])
+
+
+def test_float64_stays(x64):
+    x = jnp.asarray(np.random.default_rng(0).normal(size=(12, 3)))
+    assert tsne.embed(x, 3.0, max_iter=3).dtype == jnp.float64
+    assert tsne.embed(x, 3.0, max_iter=3, gradient="grid").dtype == jnp.float64

@@ -1,0 +1,243 @@
+"""Affinities of t-SNE: how much each pair of samples belongs together.
+
+    p_(j|i) = exp(-beta_i ||x_i - x_j||^2) / sum_(k != i) exp(-beta_i ||x_i - x_k||^2),
+    p_ij = (p_(j|i) + p_(i|j)) / 2n,
+
+with `beta_i = 1 / (2 sigma_i^2)` such that the entropy of `p_(.|i)` is the logarithm of the
+perplexity: an effective number of neighbours (van der Maaten & Hinton, JMLR 9, 2008).
+
+`dense` holds all pairs and is one expression. `nearest` keeps neighbours only: where they go is
+found on the host (`pattern`), their values are an expression again (`fill`), so that one pattern
+serves a `vmap` over perplexities.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from jaxtyping import Array, Float, Int, ScalarLike
+from scipy import sparse as scipy_sparse
+
+from unsup_jax.core.checks import check_matrix
+from unsup_jax.core.stats import map_rows
+from unsup_jax.manifold.neighbors import Neighbors, as_indices, knn
+
+DENSE_UP_TO = 500  # samples; beyond, `joint` keeps the affinities of neighbours only
+WIDTH = 32  # entries of a slice: a row of the sparse matrix is cut into slices this wide
+_TOLERANCE = 1e-5  # of the entropy, in nats
+_HALVINGS = 60
+_TILE = 2**18  # squared distances at a time, for all the halvings of a tile in cache
+
+
+class Sparse(NamedTuple):
+    """A sparse symmetric matrix `p_ij`, its rows cut into slices of equal width.
+
+    Attributes:
+        rows: The row each slice belongs to, ascending, shape `(s,)`.
+        columns: Columns of its entries, shape `(s, w)`; padding repeats the row.
+        values: Its entries, shape `(s, w)`; padding is 0.
+        mass: Sums of the rows of the matrix, shape `(n,)`.
+    """
+
+    rows: Int[Array, "s"]
+    columns: Int[Array, "s w"]
+    values: Float[Array, "s w"]
+    mass: Float[Array, "n"]
+
+
+class Pattern(NamedTuple):
+    """Where the entries of a `Sparse` are and which neighbours they come from.
+
+    Attributes:
+        rows: As in `Sparse`.
+        columns: As in `Sparse`.
+        forward: The place of `p_(j|i)` among all neighbours, row by row; out of them if there is
+            no such neighbour, shape `(s, w)`.
+        backward: That of `p_(i|j)`.
+    """
+
+    rows: Int[Array, "s"]
+    columns: Int[Array, "s w"]
+    forward: Int[Array, "s w"]
+    backward: Int[Array, "s w"]
+
+
+Affinities = Array | Sparse
+
+
+def conditional(
+    squares: Float[Array, "n k"], perplexity: ScalarLike | Float[Array, "m"]
+) -> Float[Array, "n k"]:
+    """`p_(j|i)` from squared distances, by bisection on the entropy of each row.
+
+    Args:
+        squares: Squared distances; an infinite one leaves its pair out.
+        perplexity: Traced. Several are combined by the mean of their probabilities. Where no
+            `beta` reaches the perplexity (more duplicates than that, or fewer neighbours), the row
+            is as near to it as can be.
+    """
+    perplexities = jnp.atleast_1d(jnp.asarray(perplexity, squares.dtype))
+
+    def rows(tile):
+        shifted = tile - tile.min(1, keepdims=True)
+        return lax.map(lambda p: _bisect(shifted, p), perplexities).mean(0)
+
+    return map_rows(rows, squares, tile_size=max(1, _TILE // squares.shape[1]))
+
+
+def _bisect(squares, perplexity):
+    finite = jnp.isfinite(squares)
+    squares = jnp.where(finite, squares, 0)
+    scale = squares.sum(1) / jnp.maximum(finite.sum(1, dtype=squares.dtype), 1)
+    scale = jnp.where(scale > 0, scale, 1)[:, None]
+    target = jnp.log(perplexity)
+
+    def evaluate(log_beta):
+        energies = squares * (jnp.exp(log_beta)[:, None] / scale)
+        weights = jnp.where(finite, jnp.exp(-energies), 0)
+        total = weights.sum(1)
+        entropy = jnp.log(total) + (weights * energies).sum(1) / total
+        return weights / total[:, None], entropy - target
+
+    def halve(state):
+        low, high, _, i = state
+        middle = (low + high) / 2
+        error = evaluate(middle)[1]
+        # Entropy falls as beta rises. A row that is done stays where it is.
+        low = jnp.where(error > -_TOLERANCE, middle, low)
+        high = jnp.where(error < _TOLERANCE, middle, high)
+        return low, high, error, i + 1
+
+    def unfinished(state):
+        _, _, error, i = state
+        return (i < _HALVINGS) & (jnp.abs(error) > _TOLERANCE).any()
+
+    # Both ends are beyond what float32 distances can tell apart.
+    ends = jnp.full_like(squares[:, 0], 30.0)
+    start = (-ends, ends, jnp.full_like(ends, jnp.inf), 0)
+    low, high, _, _ = lax.while_loop(unfinished, halve, start)
+    return evaluate((low + high) / 2)[0]
+
+
+def dense(
+    x: Float[Array, "n d"], perplexity: ScalarLike | Float[Array, "m"] = 30.0
+) -> Float[Array, "n n"]:
+    """`p_ij` between all samples, summing to 1. Jittable; for up to some thousand samples.
+
+    Raises:
+        ValueError: If `x` is no matrix of two samples or more, or the perplexity exceeds n - 1.
+    """
+    check_matrix("x", x)
+    n = x.shape[0]
+    check_perplexity(perplexity, n - 1)
+    squares = map_rows(lambda rows: ((rows[:, None] - x[None]) ** 2).sum(2), x, tile_size=16)
+    p = conditional(jnp.where(jnp.eye(n, dtype=bool), jnp.inf, squares), perplexity)
+    return (p + p.T) / (2 * n)
+
+
+def nearest(neighbors: Neighbors, perplexity: ScalarLike | Float[Array, "m"] = 30.0) -> Sparse:
+    """`p_ij` between neighbours, summing to 1; all others are 0. Not under `jit`.
+
+    Three times as many neighbours as the perplexity are usual.
+
+    Raises:
+        ValueError: If the perplexity exceeds the number of neighbours.
+    """
+    check_perplexity(perplexity, neighbors.indices.shape[1])
+    return _nearest(pattern(neighbors), neighbors, perplexity)
+
+
+def from_distances(
+    where: Pattern, neighbors: Neighbors, perplexity: ScalarLike | Float[Array, "m"] = 30.0
+) -> Sparse:
+    """`nearest` once the pattern of these neighbours is known: an expression in the perplexity."""
+    check_perplexity(perplexity, neighbors.indices.shape[1])
+    return fill(where, conditional(neighbors.distances**2, perplexity))
+
+
+_nearest = jax.jit(from_distances)
+_dense = jax.jit(dense)
+
+
+def joint(x: Float[Array, "n d"], perplexity: ScalarLike | Float[Array, "m"] = 30.0) -> Affinities:
+    """The affinities that `tsne.embed` uses: dense up to 500 samples, of neighbours beyond."""
+    n = x.shape[0]
+    check_perplexity(perplexity, n - 1)
+    if n <= DENSE_UP_TO:
+        return _dense(x, jnp.asarray(perplexity, x.dtype))
+    n_neighbors = min(n - 1, int(3 * jnp.max(jnp.asarray(perplexity))))
+    return nearest(knn(x, n_neighbors=n_neighbors), perplexity)
+
+
+def uniform(neighbors: Neighbors) -> Sparse:
+    """`p_ij` for the kernel that treats all neighbours alike, `p_(j|i) = 1 / k`."""
+    k = neighbors.indices.shape[1]
+    return fill(pattern(neighbors), jnp.full_like(neighbors.distances, 1 / k))
+
+
+def pattern(neighbors: Neighbors) -> Pattern:
+    """Where the entries of the symmetric matrix of these neighbours go, found on the host."""
+    n, k = neighbors.indices.shape
+    columns = np.asarray(as_indices(neighbors, n)).ravel()
+    starts = np.arange(0, n * k + 1, k)
+    # A number for each neighbour, as real part where it is mine, imaginary where I am its.
+    numbers = np.arange(1, n * k + 1, dtype=np.complex128)
+    mine = scipy_sparse.csr_array((numbers, columns, starts), shape=(n, n))
+    both = mine + (mine.T * 1j).tocsr()
+
+    degrees = np.diff(both.indptr)
+    per_row = -(-degrees // WIDTH)
+    rows = np.repeat(np.arange(n, dtype=np.int32), per_row)
+    first = np.cumsum(per_row) - per_row
+    places = np.arange(both.nnz) + np.repeat(first * WIDTH - both.indptr[:-1], degrees)
+
+    def slices(entries, padding):
+        out = np.array(np.broadcast_to(padding, len(rows) * WIDTH), np.int32)
+        out[places] = entries
+        return jnp.asarray(out.reshape(-1, WIDTH))
+
+    # Number 0 is missing: out of range, as counted from 0.
+    numbers = [np.where(part > 0, part - 1, n * k) for part in (both.data.real, both.data.imag)]
+    forward, backward = (slices(part, n * k) for part in numbers)
+    return Pattern(
+        jnp.asarray(rows), slices(both.indices, np.repeat(rows, WIDTH)), forward, backward
+    )
+
+
+def fill(where: Pattern, p: Float[Array, "n k"]) -> Sparse:
+    """`(p_(j|i) + p_(i|j)) / 2n` in its places. Jittable."""
+    n, flat = p.shape[0], p.reshape(-1)
+    forward, backward = (
+        flat.at[places].get(mode="fill", fill_value=0, wrap_negative_indices=False)
+        for places in (where.forward, where.backward)
+    )
+    values = (forward + backward) / (2 * n)
+    mass = jax.ops.segment_sum(values.sum(1), where.rows, n, indices_are_sorted=True)
+    return Sparse(where.rows, where.columns, values, mass)
+
+
+def n_samples(p: Affinities) -> int:
+    """Number of samples that affinities are between."""
+    return (p.mass if isinstance(p, Sparse) else p).shape[0]
+
+
+def entropy(p: Affinities) -> Float[Array, ""]:
+    """`-sum_ij p_ij log p_ij` in nats."""
+    values = p.values if isinstance(p, Sparse) else p
+    return -jax.scipy.special.xlogy(values, values).sum()
+
+
+def check_perplexity(perplexity: ScalarLike | Array, at_most: int) -> None:
+    """Raise `ValueError` if a perplexity that can be seen is below 1 or above `at_most`."""
+    if isinstance(perplexity, jax.core.Tracer):
+        return
+    values = np.asarray(perplexity)
+    if not ((values >= 1) & (values <= at_most)).all():
+        raise ValueError(
+            f"perplexity must be at least 1 and at most {at_most}, the number of other samples "
+            f"it chooses from, got {values}"
+        )

@@ -1,0 +1,75 @@
+"""The attraction between the points of a t-SNE map, for dense and for sparse affinities."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Array, Float
+
+from unsup_jax.core.linalg import matmul
+from unsup_jax.core.stats import map_rows
+from unsup_jax.manifold import repulsion
+from unsup_jax.manifold.affinities import Affinities, Sparse
+
+_TILE = 2**18  # pairs at a time
+
+
+def attraction(y: Float[Array, "n q"], p: Affinities, *, dof: float = 1.0) -> Float[Array, "n q"]:
+    """The attractive forces `sum_j p_ij w_ij (y_i - y_j)`, with `w = 1 / (1 + d^2 / alpha)`."""
+    if isinstance(p, Sparse):
+        return _sparse_attraction(y, p, dof)
+    charges = jnp.concatenate([y, jnp.ones_like(y[:, :1])], 1)
+
+    def rows(tile):
+        points, p = tile
+        w, _ = repulsion.kernel(repulsion.squared_distances(points, y), dof=dof)
+        sums = matmul(p * w, charges)
+        return points * sums[:, -1:] - sums[:, :-1]
+
+    return map_rows(rows, (y, p), tile_size=max(1, _TILE // y.shape[0]))
+
+
+def _sparse_attraction(y, p, dof):
+    if y.shape[1] == 2:
+        apart = _apart_in_plane(y, p)
+        w, _ = repulsion.kernel(apart.real**2 + apart.imag**2, dof=dof)
+        pull = p.values * w
+        force = lax.complex(pull * apart.real, pull * apart.imag).sum(1)
+        force = jnp.stack([force.real, force.imag], 1)
+    else:
+        apart = _get(y, p.rows)[:, None] - _get(y, p.columns)
+        w, _ = repulsion.kernel((apart**2).sum(2), dof=dof)
+        force = (apart * (p.values * w)[:, :, None]).sum(1)
+    return jax.ops.segment_sum(force, p.rows, y.shape[0], indices_are_sorted=True)
+
+
+def energy(y: Float[Array, "n q"], p: Affinities, *, dof: float = 1.0) -> Float[Array, ""]:
+    """`-sum_ij p_ij log k_ij`: the divergence but for `log Z` and the entropy of `p`."""
+    if isinstance(p, Sparse):
+        if y.shape[1] == 2:
+            apart = _apart_in_plane(y, p)
+            squares = apart.real**2 + apart.imag**2
+        else:
+            squares = ((_get(y, p.rows)[:, None] - _get(y, p.columns)) ** 2).sum(2)
+        return -(p.values * _log_kernel(squares, dof)).sum(1).sum()
+
+    def rows(tile):
+        points, p = tile
+        return -(p * _log_kernel(repulsion.squared_distances(points, y), dof)).sum(1)
+
+    return map_rows(rows, (y, p), tile_size=max(1, _TILE // y.shape[0])).sum()
+
+
+def _apart_in_plane(y, p):
+    """Differences of points in the plane as complex numbers: one gather for both coordinates."""
+    z = lax.complex(y[:, 0], y[:, 1])
+    return _get(z, p.rows)[:, None] - _get(z, p.columns)
+
+
+def _log_kernel(squares, dof):
+    return -(dof + 1) / 2 * jnp.log1p(squares / dof)
+
+
+def _get(a, places):
+    return a.at[places].get(mode="promise_in_bounds", wrap_negative_indices=False)
