@@ -1,24 +1,60 @@
 """The sparse experiments run on their shipped data, and their figures make sense."""
 
+import importlib
 import json
 
 import numpy as np
+import pytest
 
 from experiments.report import Report
+from experiments.sparse import _patches as patches
 from experiments.sparse import nmf_parts
 
 
-def test_nmf_parts(tmp_path):
-    config = nmf_parts.Config(quick=True)
-    with Report("nmf_parts", tmp_path, config=config) as report:
-        nmf_parts.run(config, report)
-    results = json.loads((tmp_path / "nmf_parts/metrics.json").read_text())
-    assert len(results["figures"]) == 4
-    metrics = results["metrics"]
+@pytest.fixture
+def metrics(tmp_path):
+    def run(name):
+        module = importlib.import_module(f"experiments.sparse.{name}")
+        with Report(name, tmp_path, config=module.Config(quick=True)) as report:
+            module.run(module.Config(quick=True), report)
+        contents = json.loads((tmp_path / name / "metrics.json").read_text())
+        for figure in contents["figures"]:
+            assert (tmp_path / name / figure["file"]).stat().st_size > 0
+        return contents["metrics"]
+
+    return run
+
+
+def test_nmf_parts(metrics):
+    found = metrics("nmf_parts")
     for name in ("faces", "digits"):
         # No rank-25 matrix about the mean is nearer than PCA's; parts are smaller than axes.
-        assert metrics[f"{name}_pca_relative_error"] < metrics[f"{name}_nmf_relative_error"] < 0.7
-        assert metrics[f"{name}_nmf_spread"] < metrics[f"{name}_pca_spread"]
+        assert found[f"{name}_pca_relative_error"] < found[f"{name}_nmf_relative_error"] < 0.7
+        assert found[f"{name}_nmf_spread"] < found[f"{name}_pca_spread"]
+
+
+def test_l1_has_corners(metrics):
+    found = metrics("l1_geometry")
+    assert found["share_of_random_problems_with_a_zero_on_l1"] > 0.3
+    assert found["share_of_random_problems_with_a_zero_on_l2"] < 0.05
+    assert found["largest_violation_of_optimality_on_the_path"] < 1e-3
+
+
+def test_learned_atoms_cost_less(metrics):
+    found = metrics("dictionary")
+    assert found["learned_objective"] < min(found["DCT_objective"], found["PCA_objective"])
+
+
+def test_noise_is_taken_away(metrics):
+    found = metrics("denoising")
+    assert found["decibels above noisy: least and mean"][0] > 6
+    assert found["decibels above DCT: least and mean"][0] > -0.1
+
+
+def test_objects_stand_out(metrics):
+    found = metrics("saliency")
+    assert found["mean AUC of surprise"] > 0.75
+    assert found["mean AUC of surprise"] > found["mean AUC of local contrast"]
 
 
 def test_spread_is_the_share_of_pixels_covered():
@@ -26,3 +62,10 @@ def test_spread_is_the_share_of_pixels_covered():
     part[0, :25] = 3.0
     part[1] = -1.0
     np.testing.assert_allclose(nmf_parts.spread(part), (0.25 + 1) / 2)
+
+
+def test_patches_are_put_together_again():
+    image = np.random.default_rng(0).random((13, 10)).astype(np.float32)
+    for step in (1, 3):
+        whole = patches.paste(patches.cut(image, 4, step), image.shape, 4, step)
+        np.testing.assert_allclose(whole, image, rtol=1e-6)

@@ -3,16 +3,9 @@
     minimise over W    1/N sum_i w_i min_z { 1/2 ||x_i - W z||^2 + lam ||z||_1 },   w_j'w_j <= 1
 
 with atoms `w_j` as rows of `components` and N the sum of the weights. Coding (`lasso.encode`) and
-an update of the atoms alternate; all that the atoms need from the samples are two sums,
-
-    A = sum_i w_i z_i z_i',    B = sum_i w_i z_i x_i'
-
-    gradient:  W <- project(W - (A W - B) / ||A||)                         on the whole dictionary
-    block:     w_j <- project(w_j + (B_j - sum_l A_jl w_l) / A_jj),        one j after another
-
-where `project` shortens atoms longer than 1. Both lower the same quadratic, never raise it, and so
-does the batch form `fit` with the objective, up to the tolerance of the coding. The online form
-`fit_online` forgets old sums slowly and replaces them by those of random mini-batches.
+an update of the atoms from two additive sums over samples (`atoms`) alternate. The batch form `fit`
+never raises the objective, up to the tolerance of the coding. The online form `fit_online` forgets
+old sums slowly and replaces them by those of random mini-batches.
 
 Source: Murphy, *Machine Learning: a Probabilistic Perspective*, section 13.8; Olshausen and Field
 (1996), "Emergence of simple-cell receptive field properties by learning a sparse code for natural
@@ -26,37 +19,25 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax import lax
 from jaxtyping import Array, Float, Int, PRNGKeyArray, ScalarLike
 
 from unsup_jax.core import stats
 from unsup_jax.core.checks import check_choice, check_count, check_matrix, check_weights
-from unsup_jax.core.fit import Fit, Step, any_lane, iterate
-from unsup_jax.core.linalg import matmul
+from unsup_jax.core.fit import Fit, Step, iterate
 from unsup_jax.linear import svd
 from unsup_jax.sparse import lasso
-from unsup_jax.sparse.prox import project_nonnegative, project_unit_ball
+from unsup_jax.sparse.atoms import (
+    TILE,
+    UPDATES,
+    project,
+    reseed,
+    statistics,
+    unit_length,
+    update_components,
+)
 
-TILE = 4000  # rows summed at a time
 CODE_ITER = 1000
 STARTS = ("data", "random")
-UPDATES = ("block", "gradient")
-
-
-class Stats(NamedTuple):
-    """Additive sums over samples coded with the same dictionary.
-
-    Attributes:
-        gram: `A = sum_i w_i z_i z_i'`, shape (k, k).
-        cross: `B = sum_i w_i z_i x_i'`, shape (k, d).
-        loss: `sum_i w_i (1/2 ||x_i - W z_i||^2 + lam ||z_i||_1)`, shape ().
-        weight: `sum_i w_i`, shape ().
-    """
-
-    gram: Float[Array, "k k"]
-    cross: Float[Array, "k d"]
-    loss: Float[Array, ""]
-    weight: Float[Array, ""]
 
 
 @partial(jax.jit, static_argnames=("n_components", "method"))
@@ -80,9 +61,9 @@ def init(
     key_rows, key_noise = jax.random.split(key)
     noise = jax.random.normal(key_noise, (n_components, x.shape[1]), x.dtype)
     if method == "random":
-        return _unit_length(noise, noise)
+        return unit_length(noise, noise)
     rows = jax.random.choice(key_rows, x.shape[0], (n_components,), replace=False)
-    return _unit_length(x[rows], noise)
+    return unit_length(x[rows], noise)
 
 
 @partial(
@@ -139,7 +120,8 @@ def fit(
         codes, losses = code(atoms, x, lam, code_tol, positive=positive)
         sums = statistics(codes, losses, x, weights, **tiles)
         new = update_components(atoms, sums, update=update, n_sweeps=n_sweeps, positive=positive)
-        new = _reseed(new, sums.gram, losses, x, weights, positive, axis_name)
+        gram = sums.gram
+        new = reseed(new, gram, losses, x, weights, positive=positive, axis_name=axis_name)
         return Step(new, sums.loss / sums.weight)
 
     def energy(rows, w):
@@ -147,7 +129,7 @@ def fit(
 
     zero = stats.accumulate(energy, x, weights, **tiles)
     zero = zero / stats.total_weight(x, weights, axis_name)
-    start = _project(components, positive)
+    start = project(components, positive)
     return iterate(step, start, jnp.asarray(tol, x.dtype) * zero, max_iter=max_iter)
 
 
@@ -238,7 +220,7 @@ class Online(NamedTuple):
 
 def online(components: Float[Array, "k d"], *, positive: bool = False) -> Online:
     """The state before the first `online_step`; atoms longer than 1 are shortened."""
-    atoms = _project(components, positive)
+    atoms = project(components, positive)
     k, dtype = atoms.shape[0], atoms.dtype
     inf = jnp.asarray(jnp.inf, dtype)
     return Online(atoms, jnp.zeros((k, k), dtype), jnp.zeros_like(atoms), jnp.int32(0), inf)
@@ -270,7 +252,7 @@ def online_step(
     gram, cross = keep * state.gram + fresh.gram, keep * state.cross + fresh.cross
     sums = fresh._replace(gram=gram, cross=cross)
     new = update_components(atoms, sums, update=update, n_sweeps=n_sweeps, positive=positive)
-    new = _reseed(new, gram, losses, x, weights, positive, None)
+    new = reseed(new, gram, losses, x, weights, positive=positive)
     return Online(new, gram, cross, state.n_steps + 1, fresh.loss / fresh.weight)
 
 
@@ -285,104 +267,6 @@ def code(
     """Lasso codes and the objective of every sample."""
     result = lasso.encode(components, x, lam, tol, max_iter=CODE_ITER, positive=positive)
     return result.params, result.objective
-
-
-def statistics(
-    codes: Float[Array, "n k"],
-    losses: Float[Array, "n"],
-    x: Float[Array, "n d"],
-    weights: Float[Array, "n"] | None = None,
-    *,
-    tile_size: int | None = TILE,
-    axis_name: str | None = None,
-) -> Stats:
-    """The sums over coded samples; those of two data sets add up."""
-
-    def local(rows, w):
-        codes, losses, x = rows
-        weighted = svd.weigh(codes, w).T
-        if w is None:
-            weight = jnp.asarray(x.shape[0], x.dtype)
-        else:
-            losses, weight = jnp.where(w > 0, w * losses, 0), w.sum()
-        return Stats(matmul(weighted, codes), matmul(weighted, x), losses.sum(), weight)
-
-    rows = (codes, losses, x)
-    return stats.accumulate(local, rows, weights, tile_size=tile_size, axis_name=axis_name)
-
-
-def update_components(
-    components: Float[Array, "k d"],
-    sums: Stats,
-    *,
-    update: str = "block",
-    n_sweeps: int = 1,
-    positive: bool = False,
-) -> Float[Array, "k d"]:
-    """Lower `1/2 tr(W' A W) - tr(W' B)` over dictionaries in the constraint set.
-
-    Args:
-        components: The dictionary the samples were coded with.
-        sums: Their statistics.
-        update: Static; "gradient" (projected gradient steps of length 1 / ||A||) or "block" (the
-            exact minimum over one atom after another).
-        n_sweeps: Static; updates of all atoms.
-        positive: Static; atoms may not be negative.
-    """
-    gram, cross = sums.gram, sums.cross
-    if update == "gradient":
-        step = _inverse(jnp.linalg.eigvalsh(gram)[-1])
-
-        def descend(_, atoms):
-            return _project(atoms - step * (matmul(gram, atoms) - cross), positive)
-
-        return lax.fori_loop(0, n_sweeps, descend, components)
-    k = components.shape[0]
-    steps = _inverse(jnp.diagonal(gram))
-
-    def minimise_atom(i, atoms):
-        j = i % k
-        atom = atoms[j] + steps[j] * (cross[j] - matmul(gram[j], atoms))
-        return lax.dynamic_update_slice_in_dim(atoms, _project(atom[None], positive), j, 0)
-
-    return lax.fori_loop(0, n_sweeps * k, minimise_atom, components)
-
-
-def _reseed(components, gram, losses, x, weights, positive, axis_name):
-    """Replace atoms without codes by the worst samples, the worst for the first, and so on."""
-    k = components.shape[0]
-    losses = losses if weights is None else jnp.where(weights > 0, losses, -1)
-    unused = jnp.diagonal(gram) <= 0
-
-    def replace():
-        largest, worst = lax.top_k(losses, min(k, x.shape[0]))
-        samples = x[worst]
-        if axis_name is not None:
-            largest, samples = lax.all_gather((largest, samples), axis_name, tiled=True)
-            samples = samples[jnp.argsort(-largest)]
-        turn = jnp.minimum(jnp.cumsum(unused) - 1, samples.shape[0] - 1)
-        candidates = jnp.maximum(samples, 0) if positive else samples
-        return jnp.where(unused[:, None], _unit_length(candidates[turn], components), components)
-
-    # Devices agree on `unused`, so all or none of them come to gather.
-    return lax.cond(any_lane(unused.any()), replace, lambda: components)
-
-
-def _project(components, positive):
-    """Onto the unit ball, atom by atom, and the non-negative orthant if asked for."""
-    return project_unit_ball(project_nonnegative(components) if positive else components)
-
-
-def _unit_length(atoms, instead):
-    """Atoms of length 1; those of length 0 come from `instead`."""
-    length = jnp.linalg.norm(atoms, axis=1, keepdims=True)
-    instead = instead / jnp.maximum(jnp.linalg.norm(instead, axis=1, keepdims=True), 1e-30)
-    return jnp.where(length > 0, atoms / jnp.where(length > 0, length, 1), instead)
-
-
-def _inverse(curvature):
-    """`1 / curvature`, and 0 where there is none: what nothing uses stays as it is."""
-    return jnp.where(curvature > 0, 1 / jnp.where(curvature > 0, curvature, 1), 0)
 
 
 def _check(components, x, update, n_sweeps):
