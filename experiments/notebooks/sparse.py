@@ -79,12 +79,12 @@ def error(log_lam):
     return ((clean - z @ atoms) ** 2).sum(1).mean()
 
 
-log_lam = jnp.log(0.05)
-for step in range(30):
+log_lam = jnp.log(0.8)
+for step in range(25):
     value, slope = error(log_lam)
     if step % 5 == 0:
         print(f"lambda {jnp.exp(log_lam):.3f}  error {value:.4f}  slope {slope:+.4f}")
-    log_lam = log_lam - 0.5 * slope
+    log_lam = log_lam - slope
 
 # %% [markdown]
 # The grid agrees:
