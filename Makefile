@@ -3,13 +3,15 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: help gallery test lint bench clean
+.PHONY: help gallery test lint bench notebooks docs clean
 
 help:
 	@echo "make gallery   run every experiment on shipped real data, write results/index.html"
 	@echo "make test      run the tests"
 	@echo "make lint      ruff and mypy"
 	@echo "make bench     time the library beside its peers, write results/benchmarks"
+	@echo "make notebooks execute the notebooks, write results/notebooks/*.ipynb"
+	@echo "make docs      write the API reference, docs/_build/index.html"
 
 # One environment a purpose, made again only when pyproject.toml changes.
 $(VENV)/experiments: pyproject.toml
@@ -27,6 +29,16 @@ $(VENV)/bench: pyproject.toml
 	$(BIN)/python -m pip install --quiet --editable '.[bench]'
 	touch $@
 
+$(VENV)/notebooks: pyproject.toml
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --editable '.[notebooks]'
+	touch $@
+
+$(VENV)/docs: pyproject.toml
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --editable '.[docs]'
+	touch $@
+
 gallery: $(VENV)/experiments
 	$(BIN)/python -m experiments gallery $(ARGS)
 
@@ -41,5 +53,15 @@ lint: $(VENV)/dev
 bench: $(VENV)/bench
 	$(BIN)/python -m experiments.benchmarks $(ARGS)
 
+notebooks: $(VENV)/notebooks
+	mkdir -p results/notebooks
+	for name in experiments/notebooks/*.py; do \
+		$(BIN)/jupytext --execute --to ipynb --output \
+			results/notebooks/$$(basename $$name .py).ipynb $$name || exit 1; \
+	done
+
+docs: $(VENV)/docs
+	$(BIN)/python docs/build.py
+
 clean:
-	rm -rf $(VENV) results .cache .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) docs/_build results .cache .mypy_cache .pytest_cache .ruff_cache

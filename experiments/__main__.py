@@ -120,7 +120,7 @@ def _run_each(experiments: list[registry.Experiment], common: Common) -> dict[st
     flags = ["--quick"] if common.quick else []
     flags += ["--seed", str(common.seed)] if common.seed else []
     failures = {}
-    for number, experiment in enumerate(experiments, 1):
+    for number, experiment in enumerate(report.watched(experiments, "Experiments"), 1):
         print(f"[{number}/{len(experiments)}] {experiment.name}", file=sys.stderr)
         try:
             module = experiment.load()

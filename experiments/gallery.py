@@ -122,6 +122,10 @@ def write(
             sections.append(_experiment(folder, member, failures.get(member.name)))
             contents.append(f'<li><a href="#{member.name}">{_spaced(member.name)}</a></li>')
         contents.append("</ul></li>")
+    measured = _benchmarks(folder / "benchmarks" / "benchmarks.json")
+    if measured:
+        sections.append(measured)
+        contents.append('<li><a href="#benchmarks">Benchmarks</a></li>')
     summary = f"{len(experiments)} experiments" + (f", {len(failures)} failed" * bool(failures))
     page = PAGE.substitute(
         summary=summary + ".",
@@ -161,6 +165,16 @@ def _experiment(folder: Path, experiment: Experiment, failure: str | None) -> st
         f"jax {escape(results['jax'])}.</p></article>"
     )
     return "\n".join(parts)
+
+
+def _benchmarks(path: Path) -> str:
+    """Return the section of the benchmarks that were run last, empty if none were."""
+    if not path.exists():
+        return ""
+    results = json.loads(path.read_text(encoding="utf-8"))
+    table = _table(results["rows"], f"Seconds, on {results['machine']}.")
+    command = "<pre><code>python -m experiments.benchmarks</code></pre>"
+    return f'<h2 id="benchmarks">Benchmarks</h2>\n{table}\n{command}'
 
 
 def _medium(folder: Path, name: str, file: str, caption: str) -> str:

@@ -10,6 +10,7 @@ import contextlib
 import dataclasses
 import difflib
 import enum
+import functools
 import json
 import math
 import os
@@ -68,6 +69,23 @@ def plain(value: Any) -> Any:
     if hasattr(value, "tolist"):  # a NumPy or JAX array or scalar
         return plain(value.tolist())
     return str(value)
+
+
+def watched(iterable: Iterable[T], description: str, total: float | None = None) -> Iterable[T]:
+    """Return `iterable`, with a progress bar when a person is watching; bars may be nested."""
+    if not sys.stderr.isatty():
+        return iterable
+    from rich.progress import track
+
+    return track(iterable, description, total=total, console=_console(), transient=True)
+
+
+@functools.cache
+def _console() -> Any:
+    """The one console of all bars, so that an inner one is drawn below the outer."""
+    from rich.console import Console
+
+    return Console(stderr=True)
 
 
 class Report:
@@ -176,13 +194,7 @@ class Report:
         self, iterable: Iterable[T], description: str, total: float | None = None
     ) -> Iterable[T]:
         """Return `iterable`, with a progress bar around it when a person is watching."""
-        if not sys.stderr.isatty():
-            return iterable
-        from rich.console import Console
-        from rich.progress import track
-
-        console = Console(stderr=True)
-        return track(iterable, description, total=total, console=console, transient=True)
+        return watched(iterable, description, total)
 
     def close(self) -> None:
         """Write `metrics.json`."""

@@ -8,6 +8,7 @@ import sys
 from html.parser import HTMLParser
 from pathlib import Path
 
+import jax
 import pytest
 
 from experiments import gallery, registry
@@ -200,6 +201,34 @@ def test_gallery_does_not_show_the_results_of_an_earlier_run(lab):
     text = (out / "index.html").read_text()
     assert "AttributeError" in text
     assert "<img" not in text
+
+
+def test_gallery_shows_the_last_benchmarks(lab):
+    out = lab / "out"
+    (out / "benchmarks").mkdir(parents=True)
+    row = {"topic": "sparse", "what": "coding <b>", "ours_s": 0.5, "peer": "SPAMS", "ratio": None}
+    saved = json.dumps({"machine": "2 x CPU", "rows": [row]})
+    (out / "benchmarks/benchmarks.json").write_text(saved)
+    assert main(["gallery", "--output", str(out)]) == 1
+    text = (out / "index.html").read_text()
+    page = Page(text)
+    assert not page.open
+    assert "#benchmarks" in page.references
+    assert "benchmarks" in page.ids
+    assert "coding &lt;b&gt;" in text
+    assert "Seconds, on 2 x CPU." in text
+
+
+def test_a_rerun_gives_the_same_metrics_to_the_bit(tmp_path, monkeypatch):
+    monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", str(tmp_path / "cache"))
+    first, second = tmp_path / "first", tmp_path / "second"
+    for out in (first, second):
+        options = ["pca_views", "--quick", "--seed", "3", "--output", str(out)]
+        with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
+            assert main(["run", *options]) == 0
+    got = metrics(first, "pca_views")
+    assert got["metrics"] == metrics(second, "pca_views")["metrics"]
+    assert got["config"]["seed"] == 3
 
 
 def test_large_files_are_linked_and_videos_embedded(lab, monkeypatch):
