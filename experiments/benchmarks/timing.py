@@ -10,6 +10,8 @@ from typing import Any, NamedTuple
 
 import jax
 
+SETTLE = 0.2  # seconds: threads of a BLAS spin on, after their work, beside whatever comes next
+
 
 class Timing(NamedTuple):
     """Seconds: medians of ours and the peer's, and our first call, compilation included."""
@@ -20,7 +22,8 @@ class Timing(NamedTuple):
 
 
 def seconds(function: Callable[[], Any]) -> float:
-    """Wall time of one call, its results awaited."""
+    """Wall time of one call, its results awaited, on a machine that has come to rest."""
+    time.sleep(SETTLE)
     start = time.perf_counter()
     jax.block_until_ready(function())
     return time.perf_counter() - start

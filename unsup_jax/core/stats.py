@@ -16,6 +16,8 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
 
+from unsup_jax.core.linalg import matmul
+
 Stats = TypeVar("Stats")
 Data = TypeVar("Data")
 
@@ -78,6 +80,16 @@ def total_weight(
     return total if axis_name is None else lax.psum(total, axis_name)
 
 
+def weigh(rows: Float[Array, "n d"], weights: Float[Array, "n"] | None) -> Float[Array, "n d"]:
+    """Multiply every row by its weight, if there are weights."""
+    return rows if weights is None else rows * weights[:, None]
+
+
+def column_sums(x: Float[Array, "n d"], weights: Float[Array, "n"] | None) -> Float[Array, "d"]:
+    """`sum_i w_i x_i`, as a matrix product: on a CPU far faster than a reduction over rows."""
+    return matmul(jnp.ones_like(x[:, 0]) if weights is None else weights, x)
+
+
 def mean(
     x: Float[Array, "n d"],
     weights: Float[Array, "n"] | None = None,
@@ -92,8 +104,7 @@ def mean(
     origin = x[0] if axis_name is None else lax.pmean(x[0], axis_name)
 
     def local(rows, w):
-        centred = rows - origin[None]
-        return centred.sum(0) if w is None else (centred * w[:, None]).sum(0)
+        return column_sums(rows - origin[None], w)
 
     total = total_weight(x, weights, axis_name)
     sums = accumulate(local, x, weights, tile_size=tile_size, axis_name=axis_name)

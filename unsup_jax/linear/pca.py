@@ -29,7 +29,7 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray, ScalarLike
 from unsup_jax.core import checks, stats
 from unsup_jax.core.linalg import fix_signs, matmul
 from unsup_jax.linear import svd
-from unsup_jax.linear.moments import Moments, moments
+from unsup_jax.linear.moments import Moments, gram, moments, products, rows_per_tile
 
 __all__ = [
     "Moments",
@@ -110,6 +110,7 @@ def fit(
         svd: the centred data's own decomposition: slowest, and the only one that is accurate for
             variances far below the largest.
         randomized: `svd.leading_eigenpairs` of the covariance, for large `n` and `d`; needs `key`.
+            The covariance is formed only where that is less work than the products with `x`.
         auto: `dual` if `n < d` and the data are on one device, `gram` otherwise.
 
     Derivatives with respect to `x` and `weights` are finite where eigenvalues repeat; see `svd`.
@@ -121,7 +122,7 @@ def fit(
         solver: Static.
         center: Static; if false, variances are second moments about the origin.
         key: Random key, for `solver="randomized"` and for nothing else.
-        n_iter: Static; power iterations of `solver="randomized"`, each a further reading of `x`.
+        n_iter: Static; power iterations of `solver="randomized"`.
         tile_size: Static; the largest number of rows of a tile. `None` picks one.
         axis_name: Static; the mapped axis over which the rows are sharded, if any.
 
@@ -130,7 +131,7 @@ def fit(
             cannot serve sharded data, or a key is missing.
     """
     _check(x, weights, n_components, solver, key, axis_name)
-    tile_size = tile_size or svd.rows_per_tile(*x.shape)
+    tile_size = tile_size or rows_per_tile(*x.shape)
     tiles: dict[str, Any] = {"tile_size": tile_size, "axis_name": axis_name}
     if solver == "auto":
         solver = "dual" if x.shape[0] < x.shape[1] and axis_name is None else "gram"
@@ -325,7 +326,7 @@ def _by_svd(rows, n_components):
 @partial(jax.custom_jvp, nondiff_argnums=(1,))
 def _dual(rows, n_components):
     """All eigenvalues, and the leading eigenvectors of `rows' rows`, through `rows rows'`."""
-    values, left = svd.eigh(matmul(rows, rows.T))
+    values, left = svd.eigh(gram(rows.T))
     # Lengths are the singular values; the QR mends those that are lost in rounding.
     q, _ = jnp.linalg.qr(matmul(rows.T, left[:n_components].T))
     return jnp.maximum(values, 0), q.T
@@ -338,30 +339,21 @@ def _dual_jvp(n_components, primals, tangents):
 
 
 def _randomized(key, mean, x, weights, n_components, n_iter, tiles):
+    n_oversamples = 10
+    n_columns = (n_components + n_oversamples) * (n_iter + 1)
+    product, trace = products(mean, x, weights, n_columns=n_columns, **tiles)
     weight = _positive(stats.total_weight(x, weights, tiles["axis_name"]))
-
-    def product(q):
-        def local(rows, w):
-            rows = rows - mean[None]
-            return matmul(rows.T, svd.weigh(matmul(rows, q), w))
-
-        return stats.accumulate(local, x, weights, **tiles) / weight
-
-    def squares(rows, w):
-        return svd.weigh((rows - mean[None]) ** 2, w).sum()
-
     values, components = svd.leading_eigenpairs(
         key,
-        product,
+        lambda q: product(q) / weight,
         n_features=x.shape[1],
         dtype=x.dtype,
         n_pairs=n_components,
-        n_oversamples=10,
+        n_oversamples=n_oversamples,
         n_iter=n_iter,
     )
     values = jnp.maximum(values, 0)
-    total = stats.accumulate(squares, x, weights, **tiles) / weight
-    return _params(mean, components, values, total - values.sum())
+    return _params(mean, components, values, trace / weight - values.sum())
 
 
 def _loadings(params):

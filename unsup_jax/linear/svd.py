@@ -20,8 +20,10 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from unsup_jax.core import checks, stats
+from unsup_jax.core import checks
 from unsup_jax.core.linalg import matmul, row_signs
+from unsup_jax.core.stats import weigh as weigh
+from unsup_jax.linear.moments import products
 
 
 class Svd(NamedTuple):
@@ -83,7 +85,8 @@ def truncated(
     A random block of `rank + n_oversamples` directions is multiplied `n_iter + 1` times by `X'X`,
     re-orthogonalised each time; all the blocks together span the space in which the triples are
     found. One more product with `X` gives the left vectors, so `X` is read `n_iter + 2` times, by
-    tiles of rows, and nothing of its size is made. Keeping the blocks is what tells this from plain
+    tiles of rows, or twice where it has so few columns that forming `X'X` is less work; nothing of
+    its size is made. Keeping the blocks is what tells this from plain
     power iterations, and costs no further reading of `X`. Derivatives run through the iterations;
     they are finite while `X` has the rank that the blocks ask for.
 
@@ -105,20 +108,15 @@ def truncated(
     """
     checks.check_matrix("x", x)
     checks.check_count("rank", rank, min(x.shape))
-    tile_size = tile_size or rows_per_tile(*x.shape)
-
-    def product(q):
-        def local(rows, w):
-            return matmul(rows.T, weigh(matmul(rows, q), w))
-
-        return stats.accumulate(local, x, tile_size=tile_size)
-
+    block = min(rank + n_oversamples, *x.shape)
+    n_columns = block * (n_iter + 1)
+    product, _ = products(jnp.zeros_like(x[0]), x, n_columns=n_columns, tile_size=tile_size)
     _, basis = leading_eigenpairs(
         key,
         product,
         n_features=x.shape[1],
         dtype=x.dtype,
-        n_pairs=min(rank + n_oversamples, *x.shape),
+        n_pairs=block,
         n_oversamples=0,
         n_iter=n_iter,
     )
@@ -226,16 +224,3 @@ def _inverse(gaps: Array, scale: Array) -> Array:
     """`1 / gaps`, and 0 where a gap is no larger than the rounding error of values of `scale`."""
     apart = jnp.abs(gaps) > 64 * jnp.finfo(gaps.dtype).eps * scale
     return jnp.where(apart, 1 / jnp.where(apart, gaps, 1), 0)
-
-
-def weigh(rows: Float[Array, "n d"], weights: Float[Array, "n"] | None) -> Float[Array, "n d"]:
-    """Multiply every row by its weight, if there are weights."""
-    return rows if weights is None else rows * weights[:, None]
-
-
-def rows_per_tile(n: int, d: int) -> int:
-    """Rows of a tile of about a million numbers, a divisor of `n` if there is one near."""
-    most = max(256, 2**20 // d)
-    if most >= n:
-        return n
-    return next((t for t in range(most, most // 2, -1) if n % t == 0), most)

@@ -326,14 +326,13 @@ def look(
     scatter of the structure. Of a careful and a fast view, the fast one is taken where that is
     harmless, once for all that `then` does with it.
     """
-    if isinstance(covariance, Tied | Spherical):
-        (only,) = covariance.views(means)
-        return lambda then, xt: then(*only(xt))
-    careful, fast = covariance.views(means)
+    careful, *fast = covariance.views(means)
+    if not fast or isinstance(covariance, Tied | Spherical):
+        return lambda then, xt: then(*careful(xt))
     far = any_lane(covariance.far(means))
 
     def choose(then, xt):
-        return lax.cond(far, lambda xt: then(*careful(xt)), lambda xt: then(*fast(xt)), xt)
+        return lax.cond(far, lambda xt: then(*careful(xt)), lambda xt: then(*fast[0](xt)), xt)
 
     return choose
 
