@@ -320,9 +320,12 @@ def _replicate(leaf, mesh):
     if jax.process_count() == 1:
         return jax.device_put(leaf, sharding)
     if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
-        data = jax.device_put(np.asarray(jax.random.key_data(leaf)), sharding)
+        data = _replicate(jax.random.key_data(leaf), mesh)
         return jax.random.wrap_key_data(data, impl=jax.random.key_impl(leaf))
-    return jax.device_put(np.asarray(leaf), sharding)
+    value = np.asarray(leaf)
+    bits = np.frombuffer(value.tobytes(), np.uint8)  # of which even NaN equals itself
+    multihost_utils.assert_equal(bits, "arguments but the rows must agree in all processes")
+    return jax.make_array_from_callback(value.shape, sharding, lambda index: value[index])
 
 
 def _own_copy(leaf):
