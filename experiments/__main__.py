@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import os
 import shlex
 import sys
+import tempfile
 import time
 import traceback
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -17,6 +20,7 @@ PROG = "python -m experiments"
 USAGE = f"""\
 usage: {PROG}                                  list the experiments
        {PROG} run NAME [--options]             run one; NAME --help shows its options
+       {PROG} run NAME --distributed           one of several processes, see DISTRIBUTED.md
        {PROG} run NAME NAME... [--options]     run several, or `all`; --help shows the options
        {PROG} gallery [--options]              run all and write one page, index.html"""
 
@@ -75,6 +79,8 @@ def _run(args: list[str]) -> int:
     """Run the experiments named before the first option."""
     n_names = next((i for i, arg in enumerate(args) if arg.startswith("-")), len(args))
     names, options = args[:n_names], args[n_names:]
+    distributed = "--distributed" in options
+    options = [option for option in options if option != "--distributed"]
     if not names and options and options[0] in ("-h", "--help"):
         print(f"{USAGE}\n\nexperiments: {', '.join(registry.discover())}")
         return 0
@@ -82,25 +88,44 @@ def _run(args: list[str]) -> int:
         raise report.UserError(f"Name an experiment to run, or `all`.\n{USAGE}")
     experiments = registry.find(names)
     if len(names) == 1 and names != ["all"]:
-        return _run_one(experiments[0], options)
+        return _run_one(experiments[0], options, distributed)
+    if distributed:
+        raise report.UserError("--distributed runs one experiment at a time.")
     common = _parse(Common, f"run {shlex.join(names)}", options, "Run several experiments.")
     return 1 if _run_each(experiments, common) else 0
 
 
-def _run_one(experiment: registry.Experiment, options: list[str]) -> int:
+def _run_one(experiment: registry.Experiment, options: list[str], distributed: bool) -> int:
     """Run one experiment with options of its own; what goes wrong in it is shown as it is."""
     import tyro
 
     _keep_compiled_programs()
     module = experiment.load()
+    if distributed and not getattr(module, "DISTRIBUTED", False):
+        able = [e.name for e in registry.discover().values() if "DISTRIBUTED = True" in e.source()]
+        raise report.UserError(
+            f"{experiment.name} runs in one process. These can run in several: {', '.join(able)}."
+        )
     fields = [
         ("config", Annotated[module.Config, tyro.conf.OmitArgPrefixes], module.Config()),
         ("output", Annotated[Path, tyro.conf.arg(help=OUTPUT_HELP)], Common.output),
     ]
     kind = dataclasses.make_dataclass("Options", fields, frozen=True)
     chosen = _parse(kind, f"run {experiment.name}", options, experiment.title)
-    _execute(experiment, module, chosen.config, chosen.output, options)
+    with _processes() if distributed else contextlib.nullcontext(chosen.output) as elsewhere:
+        _execute(experiment, module, chosen.config, elsewhere or chosen.output, options)
     return 0
+
+
+@contextlib.contextmanager
+def _processes() -> Iterator[Path | None]:
+    """Join the processes of the job; yield a folder for the results that only the first keeps."""
+    import jax
+
+    from unsup_jax import distributed
+
+    with distributed.processes(), tempfile.TemporaryDirectory() as folder:
+        yield Path(folder) if jax.process_index() else None
 
 
 def _gallery(args: list[str]) -> int:

@@ -38,6 +38,10 @@ class Experiment(NamedTuple):
         """Import the module, with its `Config` and `run`."""
         return importlib.import_module(f"{PACKAGE}.{self.topic}.{self.name}")
 
+    def source(self) -> str:
+        """Read the text of the module."""
+        return (ROOT / self.topic / f"{self.name}.py").read_text(encoding="utf-8")
+
 
 def discover() -> dict[str, Experiment]:
     """Return all experiments by name, in the order of the lecture; reads, imports nothing."""

@@ -110,7 +110,8 @@ def data_parallel(
     For any fit that sums over samples and takes `axis_name`; called with the same arguments, it
     returns the same result, up to rounding, to every process. Rows that the devices do not divide
     are filled up with rows of weight 0. A compiled program is kept for every choice of static
-    arguments. (Training shuffles the rows of each device on their own: other batches, drawn alike.)
+    arguments; as with `jax.jit`, `.lower(...)` lets you look at one, and at what it sends.
+    (Training shuffles the rows of each device on their own: other batches, drawn alike.)
 
     Args:
         fit: The fit, `fit(..., x, weights=None, ..., *, axis_name=None)`.
@@ -148,8 +149,7 @@ def data_parallel(
         leaves = parts[0] | parts[1]
         return jax.tree.unflatten(structure, [leaves[i] for i in range(len(leaves))])
 
-    @wraps(fit)
-    def run(*args, **kwargs):
+    def prepare(*args, **kwargs):
         arguments = signature.bind(*args, **kwargs).arguments
         static = {n: a for n, a in arguments.items() if _is_static(signature.parameters[n], a)}
         traced = {n: a for n, a in arguments.items() if n not in static}
@@ -163,12 +163,20 @@ def data_parallel(
         if fill is not None:
             given = traced.get("weights")
             traced["weights"] = fill if given is None else fill.astype(given.dtype) * given
-        result = program(traced, tuple(sorted(static.items())))
+        return traced, tuple(sorted(static.items())), n
+
+    @wraps(fit)
+    def run(*args, **kwargs):
+        traced, static, n = prepare(*args, **kwargs)
         return jax.tree_util.tree_map_with_path(
-            lambda path, leaf: _own_rows(leaf, mesh, n) if is_row(path) else _own_copy(leaf), result
+            lambda path, leaf: _own_rows(leaf, mesh, n) if is_row(path) else _own_copy(leaf),
+            program(traced, static),
         )
 
-    run.program = program  # type: ignore[attr-defined]  # what `collective_bytes` looks at
+    def lower(*args, **kwargs):
+        return program.lower(*prepare(*args, **kwargs)[:2])
+
+    run.lower = lower  # type: ignore[attr-defined]
     return run
 
 
@@ -312,9 +320,12 @@ def _replicate(leaf, mesh):
     if jax.process_count() == 1:
         return jax.device_put(leaf, sharding)
     if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
-        data = jax.device_put(np.asarray(jax.random.key_data(leaf)), sharding)
+        data = _replicate(jax.random.key_data(leaf), mesh)
         return jax.random.wrap_key_data(data, impl=jax.random.key_impl(leaf))
-    return jax.device_put(np.asarray(leaf), sharding)
+    value = np.asarray(leaf)
+    bits = np.frombuffer(value.tobytes(), np.uint8)  # of which even NaN equals itself
+    multihost_utils.assert_equal(bits, "arguments but the rows must agree in all processes")
+    return jax.make_array_from_callback(value.shape, sharding, lambda index: value[index])
 
 
 def _own_copy(leaf):

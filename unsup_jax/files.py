@@ -143,7 +143,8 @@ def _header(path):
         raise ValueError(
             f"'{path}' must hold a floating-point matrix, it holds {dtype} of shape {shape}"
         )
-    return Shard(path, *shape, dtype)
+    n_rows, n_features = shape
+    return Shard(path, n_rows, n_features, dtype)
 
 
 def _npy_header(path):

@@ -117,6 +117,8 @@ def test_a_user_error_is_one_line_and_status_2(lab, capsys):
         (["run"], "Name an experiment"),
         (["run", "--quick"], "Name an experiment"),
         (["galery"], "Did you mean gallery?"),
+        (["run", "good", "--distributed"], "good runs in one process."),
+        (["run", "all", "--distributed"], "--distributed runs one experiment at a time."),
     ],
 )
 def test_wrong_names(lab, capsys, args, message):

@@ -1,6 +1,7 @@
 """The mixture experiments run on their shipped data, and their figures make sense."""
 
 import json
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -8,7 +9,7 @@ import pytest
 from sklearn.decomposition import PCA
 
 from experiments import data
-from experiments.mixtures import bernoulli_mnist, gaussian_mixture
+from experiments.mixtures import bernoulli_mnist, gaussian_mixture, image_patches
 from experiments.report import Report, UserError
 from unsup_jax.mixtures import gaussian, kmeans
 
@@ -74,6 +75,18 @@ def test_bernoulli_mnist(tmp_path):
     assert metrics["test_accuracy_10"] > 0.5
     assert metrics["test_log_likelihood_10"] > metrics["test_log_likelihood_1"] + 15
     assert -784 * np.log(2) < metrics["test_log_likelihood_10"] < 0
+
+
+def test_image_patches(tmp_path):
+    metrics = run(image_patches, tmp_path, folder=tmp_path / "patches")["metrics"]
+    assert len(list((tmp_path / "patches").iterdir())) == image_patches.N_FILES
+    assert metrics["n_devices"] == jax.device_count()
+    assert metrics["streamed_minus_sharded"] == pytest.approx(0, abs=0.01)
+    # Two passes of a step for each batch do what several of EM do.
+    first, second = metrics["stochastic_after_one_pass"], metrics["stochastic_after_two_passes"]
+    assert first < second < metrics["mean_log_likelihood"] < second + 6
+    with pytest.raises(UserError, match=r"'missing.npy' does not exist"):
+        run(image_patches, tmp_path, files=(Path("missing.npy"),))
 
 
 def test_purity_counts_by_hand():

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array
 
 
-def check_matrix(name: str, x: Array, *, n_features: int | None = None) -> None:
+def check_matrix(name: str, x: Array | np.ndarray, *, n_features: int | None = None) -> None:
     """Raise `ValueError` unless `x` is a floating-point matrix (of `n_features` columns)."""
     if jnp.ndim(x) != 2:
         raise ValueError(f"{name} must have shape (n_samples, n_features), got {jnp.shape(x)}")

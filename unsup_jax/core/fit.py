@@ -143,14 +143,12 @@ def iterate_on_host(
     """
     _check(max_iter)
     advance = jax.jit(_advance)
-    carry, history = None, []
-    for _ in range(max_iter + 1):
-        new = step(params if carry is None else carry.candidate)
-        carry = _start(params, new.objective.dtype) if carry is None else carry
-        carry = advance(carry, new, tol)
+    first = step(params)
+    carry = advance(_start(params, first.objective.dtype), first, tol)
+    history = [carry.objective]
+    while len(history) <= max_iter and carry.status == Status.RUNNING:
+        carry = advance(carry, step(carry.candidate), tol)
         history.append(carry.objective)
-        if carry.status != Status.RUNNING:
-            break
     history += history[-1:] * (max_iter + 1 - len(history))
     return _finish(carry, jnp.stack(history)[1:])
 
