@@ -22,7 +22,6 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 from unsup_jax.core import checks
 from unsup_jax.core.linalg import matmul, row_signs
-from unsup_jax.core.stats import weigh as weigh
 from unsup_jax.linear.moments import products
 
 

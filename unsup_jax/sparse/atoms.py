@@ -20,7 +20,6 @@ from jaxtyping import Array, Bool, Float
 from unsup_jax.core import stats
 from unsup_jax.core.fit import any_lane
 from unsup_jax.core.linalg import matmul
-from unsup_jax.linear import svd
 from unsup_jax.sparse import blocks
 from unsup_jax.sparse.prox import project_nonnegative, project_unit_ball
 
@@ -57,7 +56,7 @@ def statistics(
 
     def local(rows, w):
         codes, losses, x = rows
-        weighted = svd.weigh(codes, w).T
+        weighted = stats.weigh(codes, w).T
         if w is None:
             weight = jnp.asarray(x.shape[0], x.dtype)
         else:

@@ -24,7 +24,6 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray, ScalarLike
 from unsup_jax.core import stats
 from unsup_jax.core.checks import check_choice, check_count, check_matrix, check_weights
 from unsup_jax.core.fit import Fit, Step, iterate
-from unsup_jax.linear import svd
 from unsup_jax.sparse import lasso
 from unsup_jax.sparse.atoms import (
     TILE,
@@ -125,7 +124,7 @@ def fit(
         return Step(new, sums.loss / sums.weight)
 
     def energy(rows, w):
-        return svd.weigh(rows * rows, w).sum() / 2
+        return stats.weigh(rows * rows, w).sum() / 2
 
     zero = stats.accumulate(energy, x, weights, **tiles)
     zero = zero / stats.total_weight(x, weights, axis_name)

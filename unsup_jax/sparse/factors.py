@@ -23,7 +23,6 @@ from jaxtyping import Array, Bool, Float
 
 from unsup_jax.core import stats
 from unsup_jax.core.linalg import matmul
-from unsup_jax.linear import svd
 from unsup_jax.sparse import blocks
 from unsup_jax.sparse.prox import project_nonnegative
 
@@ -96,7 +95,7 @@ def statistics(
     def local(rows, w):
         codes, x, mask = rows
         x, _ = _fill(x, mask, codes, params.components)
-        weighted = svd.weigh(codes, w).T
+        weighted = stats.weigh(codes, w).T
         if update == "kl":
             ratio, _ = _ratio(x, codes, params.components)
             return Stats(jnp.diag(weighted.sum(1)), matmul(weighted, ratio))
