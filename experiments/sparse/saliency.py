@@ -220,7 +220,7 @@ def _draw(report, shown):
             else:
                 picture = scene.image if kind == "picture" else scene.mask[..., None]
                 picture = np.repeat(picture, 3, -1) if picture.shape[-1] == 1 else picture
-                axis.imshow(picture.astype(np.float32))
+                axis.imshow(np.clip(picture.astype(np.float32), 0, 1))
                 axis.set_title(scene.name if kind == "picture" else kind, fontsize=9)
             axis.axis("off")
     report.figure(
