@@ -6,7 +6,9 @@ mean, in units of its covariance over the scales), something else is seen: an ob
 texture costs more than the border, but one smoother than it costs less, and both stand out.
 
 The masks are known: silhouettes of a horse cut out of one texture and laid on another of the same
-mean and contrast, and a cup in its photograph and before two others.
+mean and contrast, and a cup in its photograph and before two others. Blur and score were chosen on
+these very pictures, so their figures flatter. Left out is the motorcycle (mask from its disparity),
+which fills half of its picture: AUC 0.56, as its surroundings are no border of one kind.
 """
 
 from __future__ import annotations
