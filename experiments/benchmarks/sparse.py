@@ -59,7 +59,7 @@ def _lasso(x, components, repeats):
     value = lasso.objective(components_, x_, codes, LAM)
     gap = lasso.duality_gap(components_, x_, codes, LAM) / value
     quality = (
-        f"relative gap {fit.history.max():.0e}, theirs {gap.max():.0e}; "
+        f"relative gap {fit.error.max():.0e}, theirs {gap.max():.0e}; "
         f"{(fit.params != 0).sum(1).mean():.1f} nonzeros"
     )
     what = f"lasso, {len(x)} x {x.shape[1]}, {len(components)} atoms, lam {LAM}"
@@ -105,7 +105,7 @@ def _path(x, components, n=5000, n_lams=20):
     timing = alternate(whole, singles, 3)
     fit = whole()
     gap = max(np.abs(a - b).max() for a, b in zip(fit.params, singles(), strict=True))
-    quality = f"relative gap {fit.history.max():.0e}, codes within {gap:.0e}"
+    quality = f"relative gap {fit.error.max():.0e}, codes within {gap:.0e}"
     what = f"{n_lams}-lambda path, {len(x_)} signals"
     return row(what, "20 single solves", timing, 2.0, quality)
 

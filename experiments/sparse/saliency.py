@@ -6,13 +6,15 @@ mean, in units of its covariance over the scales), something else is seen: an ob
 texture costs more than the border, but one smoother than it costs less, and both stand out.
 
 The masks are known: silhouettes of a horse cut out of one texture and laid on another of the same
-mean and contrast, and a cup in its photograph and before two others.
+mean and contrast, and a cup in its photograph and before two others. Blur and score were chosen on
+these very pictures, so their figures flatter. Left out is the motorcycle (mask from its disparity),
+which fills half of its picture: AUC 0.56, as its surroundings are no border of one kind.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import jax
@@ -49,7 +51,7 @@ class Config:
     seed: int = 0
     """Seed of all random numbers."""
     quick: bool = False
-    """Three pictures and few atoms."""
+    """Two pictures, two scales and few atoms."""
 
 
 class Scene(NamedTuple):
@@ -63,7 +65,10 @@ class Scene(NamedTuple):
 def run(config: Config, report: Report) -> None:
     """Find the objects; tabulate areas under the ROC curve, and draw."""
     shown, table = [], []
-    chosen = list(scenes())[5:8] if config.quick else list(scenes())
+    chosen = list(scenes())
+    if config.quick:  # of one size, so that they share their programs
+        chosen = chosen[2:4]
+        config = replace(config, scales=config.scales[:2], n_components=32, max_iter=10)
     for scene in report.progress(chosen, "Pictures"):
         maps = {"surprise": saliency(scene.image, config), **contrasts(scene.image)}
         scores = {kind: roc_auc_score(scene.mask.ravel(), m.ravel()) for kind, m in maps.items()}
@@ -141,12 +146,12 @@ def _cost(image, scale, config):
     train, x = jnp.asarray(train[order[:4000]] - mean), jnp.asarray(x - mean)
     energy = (train**2).sum(1).mean()
     lam = config.lam * jnp.sqrt(energy)
-    n_atoms = min(config.n_components // (4 if config.quick else 1), len(train) // 4)
+    n_atoms = min(config.n_components, len(train) // 4)
     keys = jax.random.split(jax.random.key(config.seed))
     start = dictionary.init(keys[0], train, n_components=n_atoms)
     atoms = dictionary.fit_online(
         keys[1], start, train, lam, 3.0, -1.0, n_sweeps=4,
-        batch_size=min(256, len(train)), max_iter=config.max_iter // (4 if config.quick else 1),
+        batch_size=min(256, len(train)), max_iter=config.max_iter,
     ).params  # fmt: skip
     codes = lasso.encode(atoms, x, lam, 1e-4).params
     error = ((x - codes @ atoms) ** 2).sum(1) / 2
@@ -217,7 +222,7 @@ def _draw(report, shown):
             else:
                 picture = scene.image if kind == "picture" else scene.mask[..., None]
                 picture = np.repeat(picture, 3, -1) if picture.shape[-1] == 1 else picture
-                axis.imshow(picture.astype(np.float32))
+                axis.imshow(np.clip(picture.astype(np.float32), 0, 1))
                 axis.set_title(scene.name if kind == "picture" else kind, fontsize=9)
             axis.axis("off")
     report.figure(
