@@ -63,5 +63,5 @@ def main(task, folder):
 
 
 if __name__ == "__main__":
-    with distributed.processes(timeout=10):
+    with distributed.processes(timeout=60):
         main(sys.argv[1], Path(sys.argv[2]))

@@ -64,16 +64,15 @@ def processes(*, timeout: int = 30, **options: Any) -> Iterator[None]:
     vanished without closing them is given up after `timeout` seconds, and all others are ended.
 
     Args:
-        timeout: Seconds without a sign of life after which a process counts as lost, and for which
-            the start waits for the others.
-        options: Passed on to `jax.distributed.initialize`.
+        timeout: Seconds without a sign of life after which a process counts as lost.
+        options: Passed on to `jax.distributed.initialize`; its `initialization_timeout` bounds the
+            wait for all to have started (300 seconds by default).
     """
     for name, variable in (("num_processes", "NUM_PROCESSES"), ("process_id", "PROCESS_ID")):
         if f"JAX_{variable}" in os.environ:
             options.setdefault(name, int(os.environ[f"JAX_{variable}"]))
     jax.distributed.initialize(
         heartbeat_timeout_seconds=timeout,
-        initialization_timeout=timeout,
         shutdown_timeout_seconds=timeout,
         **options,
     )

@@ -96,7 +96,8 @@ def _processes(count, n):
         started.append(
             subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True)
         )
-    said = [process.communicate()[0].split() for process in started]
+    # gloo says hello on the same stream before.
+    said = [process.communicate()[0].splitlines()[-1].split() for process in started]
     if any(process.returncode for process in started):
         raise RuntimeError("a process of the benchmark failed")
     return max(float(words[0]) for words in said), float(said[0][1])

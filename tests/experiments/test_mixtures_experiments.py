@@ -14,7 +14,7 @@ from experiments.report import Report, UserError
 from unsup_jax.mixtures import gaussian, kmeans
 
 
-def run(module, folder, **options):
+def run(module, folder, /, **options):
     config = module.Config(quick=True, **options)
     name = module.__name__.rpartition(".")[2]
     with Report(name, folder, config=config) as report:
