@@ -6,6 +6,7 @@ Prints the seconds of an iteration and the mean log-likelihood. JAX_* variables 
 import contextlib
 import os
 import sys
+from functools import partial
 
 os.sched_setaffinity(0, {int(sys.argv[1])})  # before JAX counts the cores
 
@@ -32,7 +33,7 @@ def main() -> None:
     x, weights = distributed.shard_rows(x, mesh)
     times = {}
     for n in (FEW, MANY, FEW, MANY):
-        times[n] = seconds(lambda n=n: fit(start, x, weights, tol=-1.0, max_iter=n))
+        times[n] = seconds(partial(fit, start, x, weights, tol=-1.0, max_iter=n))
     objective = fit(start, x, weights, tol=-1.0, max_iter=MANY).objective
     print((times[MANY] - times[FEW]) / (MANY - FEW), float(objective))
 
