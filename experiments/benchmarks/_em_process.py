@@ -33,8 +33,7 @@ def main() -> None:
     x, weights = distributed.shard_rows(x, mesh)
     times = {}
     for n in (FEW, MANY, FEW, MANY):
-        run = partial(fit, start, x, weights, tol=-1.0, max_iter=n)
-        times[n] = seconds(run)
+        times[n] = seconds(partial(fit, start, x, weights, tol=-1.0, max_iter=n))
     objective = fit(start, x, weights, tol=-1.0, max_iter=MANY).objective
     print((times[MANY] - times[FEW]) / (MANY - FEW), float(objective))
 
