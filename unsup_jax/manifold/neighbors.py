@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 from jaxtyping import Array, Float, Int
 
@@ -104,7 +105,7 @@ def _knn(x, y, *, n_neighbors, metric, tile_size):
     n_tiles = -(-n // tile)
     ids = jnp.arange(n_tiles * tile, dtype=jnp.int32) % n
     own = ids if exclude_self else jnp.full_like(ids, -1)
-    search = partial(_search, y=y, n_neighbors=n_neighbors)
+    search = _searcher(y, n_neighbors)
     found = lax.map(
         lambda rows: search(x[rows[0]], rows[1]),
         (ids.reshape(n_tiles, tile), own.reshape(n_tiles, tile)),
@@ -120,63 +121,79 @@ def _on_sphere(x):
     return jnp.concatenate([x / jnp.where(is_zero, 1, norms), is_zero.astype(x.dtype)], 1)
 
 
-def _search(x, own, *, y, n_neighbors):
-    """Squared distances and indices of the nearest rows of `y`, but for the rows `own`."""
+def _searcher(y, n_neighbors):
+    """A function of `(x, own)`: squared distances and indices of the nearest rows but for `own`."""
     m, d = y.shape
     n_candidates = min(n_neighbors + _SPARE, m)
-    columns = jnp.arange(-(-m // _GROUP) * _GROUP, dtype=jnp.int32)
-    allowed = (columns[None] != own[:, None]) & (columns < m)[None]
+    group = _GROUP if m >= 2 * _GROUP * n_candidates else 1
+    n_groups = -(-m // group)
+    # Entry (j, g) is row `group * g + j`: rows side by side share a group, whose entries lie apart,
+    # so that the smallest of all groups are found by whole vectors. What pads is far from all.
+    order = np.arange(group * n_groups).reshape(n_groups, group).T.ravel()
+    missing = jnp.asarray(order >= m)
+    ordered = jnp.where(missing[:, None], 0, y[np.minimum(order, m - 1)])
+    far = jnp.finfo(y.dtype).max
+    y_squares = (y * y).sum(1)
+    heights = jnp.where(missing, far, y_squares[np.minimum(order, m - 1)])
+    references = jnp.concatenate([ordered, heights[:, None]], axis=1).T
 
-    x_squares, y_squares = (x * x).sum(1), (y * y).sum(1)
-    squares = x_squares[:, None] - 2 * linalg.matmul(x, y.T) + y_squares[None]
-    limits, candidates = _smallest(_mask(squares, allowed), n_candidates)
-    result = _rank(x, y, candidates, own, n_neighbors)
+    def search(x, own):
+        ones = jnp.ones_like(x[:, :1])
+        partial_squares = linalg.matmul(jnp.concatenate([-2 * x, ones], axis=1), references)
+        limits, candidates = _smallest(partial_squares.reshape(-1, group, n_groups), n_candidates)
+        result = _rank(x, y, candidates, own, n_neighbors)
 
-    # Every row that was not selected has a rounded square of at least `limits`.
-    rounding = (4 + d**0.5) * jnp.finfo(y.dtype).eps * (x_squares + y_squares.max())
-    last = result[0][:, -1]
-    hidden = limits[:, -1] - rounding < last
-    # Ties beyond the spare candidates are no reason to search again.
-    coarse = rounding > 1e-4 * last
-    complete = n_candidates == m
+        # Every row that was not selected has a rounded square of at least `limits`.
+        x_squares = (x * x).sum(1)
+        rounding = (4 + d**0.5) * jnp.finfo(y.dtype).eps * (x_squares + y_squares.max())
+        last = result[0][:, -1]
+        hidden = limits[:, -1] + x_squares - rounding < last
+        # Ties beyond the spare candidates are no reason to search again.
+        coarse = rounding > 1e-4 * last
 
-    def by_differences():
-        squares = lax.map(lambda row: ((y - row[None]) ** 2).sum(1), x)
-        return _rank(x, y, _smallest(_mask(squares, allowed), n_candidates)[1], own, n_neighbors)
+        def by_differences():
+            squares = lax.map(lambda row: ((ordered - row[None]) ** 2).sum(1), x)
+            squares = jnp.where(missing[None], far, squares).reshape(-1, group, n_groups)
+            return _rank(x, y, _smallest(squares, n_candidates)[1], own, n_neighbors)
 
-    if complete:
-        return result
-    return lax.cond((hidden & coarse).any(), by_differences, lambda: result)
+        if n_candidates == m:
+            return result
+        return lax.cond((hidden & coarse).any(), by_differences, lambda: result)
 
-
-def _mask(squares, allowed):
-    padding = ((0, 0), (0, allowed.shape[1] - squares.shape[1]))
-    return jnp.where(allowed, jnp.pad(squares, padding), jnp.inf)
+    return search
 
 
-def _smallest(a: Float[Array, "t m"], k: int) -> tuple[Float[Array, "t k"], Int[Array, "t k"]]:
-    """The `k` smallest entries of each row and their columns, ascending, ties by column.
+def _smallest(
+    grouped: Float[Array, "t j g"], k: int
+) -> tuple[Float[Array, "t k"], Int[Array, "t k"]]:
+    """The `k` smallest entries of each row of `(j, g)` and their columns `j g`, ascending.
 
-    Exact, in two stages: the `k` smallest entries lie in the `k` groups of columns with the
+    Ties by column. Exact, in two stages: the `k` smallest entries lie in the `k` groups with the
     smallest minima, ties between groups broken by their order.
     """
-    t, m = a.shape
-    n_groups = m // _GROUP
-    if n_groups < 2 * k:
-        values, columns = lax.top_k(-a, k)
-        return -values, columns
-    grouped = -a.reshape(t, n_groups, _GROUP)
-    groups = jnp.sort(lax.top_k(grouped.max(2), k)[1], axis=1)
-    members = jnp.take_along_axis(grouped, groups[:, :, None], axis=1).reshape(t, -1)
-    values, places = lax.top_k(members, k)
-    groups = jnp.take_along_axis(groups, places // _GROUP, axis=1)
-    return -values, groups * _GROUP + places % _GROUP
+    t, size, n_groups = grouped.shape
+    smallest, groups = _lowest(grouped.min(1), min(k, n_groups))
+    if size == 1:
+        return smallest, groups
+    groups = jnp.sort(groups, axis=1)
+    members = jnp.take_along_axis(grouped, groups[:, None, :], axis=2)
+    values, places = _lowest(members.swapaxes(1, 2).reshape(t, -1), k)
+    groups = jnp.take_along_axis(groups, places // size, axis=1)
+    return values, groups * size + places % size
+
+
+def _lowest(a, k):
+    """The `k` smallest entries of each row, ascending; half of the rows on each of two threads."""
+    half = a.shape[0] // 2
+    found = [lax.top_k(-part, k) for part in (a[:half], a[half:]) if part.shape[0]]
+    values, columns = (jnp.concatenate(parts) for parts in zip(*found, strict=True))
+    return -values, columns
 
 
 def _rank(x, y, candidates, own, k):
     """The `k` nearest of the candidates by squared differences, ties by index."""
     candidates = jnp.sort(candidates, axis=1)
-    # A padded column can be a candidate only where nearly all rows are; it never wins.
+    # What pads can be a candidate only where nearly all rows are; it never wins.
     allowed = (candidates != own[:, None]) & (candidates < y.shape[0])
     differences = y[jnp.minimum(candidates, y.shape[0] - 1)] - x[:, None]
     squares = jnp.where(allowed, (differences**2).sum(2), jnp.inf)
