@@ -12,7 +12,6 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import lax
 from jaxtyping import Array, Float, Int
 
@@ -20,7 +19,7 @@ from unsup_jax.core import linalg
 from unsup_jax.core.checks import check_choice, check_count, check_matrix
 
 _SPARE = 16  # candidates beyond `n_neighbors`: room for rounding to shuffle the last ones
-_GROUP = 16  # columns that share one entry in the first stage of the selection
+_GROUP = 8  # columns that share one entry in the stage before theirs of the selection
 
 
 class Neighbors(NamedTuple):
@@ -125,22 +124,17 @@ def _searcher(y, n_neighbors):
     """A function of `(x, own)`: squared distances and indices of the nearest rows but for `own`."""
     m, d = y.shape
     n_candidates = min(n_neighbors + _SPARE, m)
-    group = _GROUP if m >= 2 * _GROUP * n_candidates else 1
-    n_groups = -(-m // group)
-    # Entry (j, g) is row `group * g + j`: rows side by side share a group, whose entries lie apart,
-    # so that the smallest of all groups are found by whole vectors. What pads is far from all.
-    order = np.arange(group * n_groups).reshape(n_groups, group).T.ravel()
-    missing = jnp.asarray(order >= m)
-    ordered = jnp.where(missing[:, None], 0, y[np.minimum(order, m - 1)])
-    far = jnp.finfo(y.dtype).max
     y_squares = (y * y).sum(1)
-    heights = jnp.where(missing, far, y_squares[np.minimum(order, m - 1)])
-    references = jnp.concatenate([ordered, heights[:, None]], axis=1).T
+    # Rows that fill up the last groups, so far away that none of them is ever selected.
+    padding = -m % _GROUP**2
+    far = jnp.finfo(y.dtype).max
+    heights = jnp.pad(y_squares, (0, padding), constant_values=far)
+    references = jnp.concatenate([jnp.pad(y, ((0, padding), (0, 0))), heights[:, None]], axis=1)
 
     def search(x, own):
         ones = jnp.ones_like(x[:, :1])
-        partial_squares = linalg.matmul(jnp.concatenate([-2 * x, ones], axis=1), references)
-        limits, candidates = _smallest(partial_squares.reshape(-1, group, n_groups), n_candidates)
+        partial_squares = linalg.matmul(jnp.concatenate([-2 * x, ones], axis=1), references.T)
+        limits, candidates = _smallest(partial_squares, n_candidates)
         result = _rank(x, y, candidates, own, n_neighbors)
 
         # Every row that was not selected has a rounded square of at least `limits`.
@@ -152,8 +146,8 @@ def _searcher(y, n_neighbors):
         coarse = rounding > 1e-4 * last
 
         def by_differences():
-            squares = lax.map(lambda row: ((ordered - row[None]) ** 2).sum(1), x)
-            squares = jnp.where(missing[None], far, squares).reshape(-1, group, n_groups)
+            squares = lax.map(lambda row: ((y - row[None]) ** 2).sum(1), x)
+            squares = jnp.pad(squares, ((0, 0), (0, padding)), constant_values=far)
             return _rank(x, y, _smallest(squares, n_candidates)[1], own, n_neighbors)
 
         if n_candidates == m:
@@ -163,31 +157,22 @@ def _searcher(y, n_neighbors):
     return search
 
 
-def _smallest(
-    grouped: Float[Array, "t j g"], k: int
-) -> tuple[Float[Array, "t k"], Int[Array, "t k"]]:
-    """The `k` smallest entries of each row of `(j, g)` and their columns `j g`, ascending.
+def _smallest(a: Float[Array, "t m"], k: int) -> tuple[Float[Array, "t k"], Int[Array, "t k"]]:
+    """The `k` smallest entries of each row and their columns, ascending, ties by column.
 
-    Ties by column. Exact, in two stages: the `k` smallest entries lie in the `k` groups with the
-    smallest minima, ties between groups broken by their order.
+    Exact, in stages: the `k` smallest entries lie in the `k` groups of columns with the smallest
+    minima, ties between groups broken by their order.
     """
-    t, size, n_groups = grouped.shape
-    smallest, groups = _lowest(grouped.min(1), min(k, n_groups))
-    if size == 1:
-        return smallest, groups
-    groups = jnp.sort(groups, axis=1)
-    members = jnp.take_along_axis(grouped, groups[:, None, :], axis=2)
-    values, places = _lowest(members.swapaxes(1, 2).reshape(t, -1), k)
-    groups = jnp.take_along_axis(groups, places // size, axis=1)
-    return values, groups * size + places % size
-
-
-def _lowest(a, k):
-    """The `k` smallest entries of each row, ascending; half of the rows on each of two threads."""
-    half = a.shape[0] // 2
-    found = [lax.top_k(-part, k) for part in (a[:half], a[half:]) if part.shape[0]]
-    values, columns = (jnp.concatenate(parts) for parts in zip(*found, strict=True))
-    return -values, columns
+    t, m = a.shape
+    if m % _GROUP or m < 2 * _GROUP * k:
+        values, columns = lax.top_k(-a, k)
+        return -values, columns
+    grouped = a.reshape(t, -1, _GROUP)
+    groups = jnp.sort(_smallest(grouped.min(2), k)[1], axis=1)
+    members = jnp.take_along_axis(grouped, groups[:, :, None], axis=1).reshape(t, -1)
+    values, places = lax.top_k(-members, k)
+    groups = jnp.take_along_axis(groups, places // _GROUP, axis=1)
+    return -values, groups * _GROUP + places % _GROUP
 
 
 def _rank(x, y, candidates, own, k):
