@@ -66,7 +66,7 @@ def test_held_out_digits_are_placed(metrics):
 
 
 def test_trustworthiness_is_that_of_scikit_learn():
-    x = data.digits().x[:150]
-    y = x[:, [20, 43]] + np.random.default_rng(0).normal(size=(150, 2)).astype(np.float32) / 10
+    x = np.random.default_rng(0).normal(size=(150, 6)).astype(np.float32)  # without ties
+    y = x[:, :2]
     expected = trustworthiness(x, y, n_neighbors=12)
     assert _maps.trustworthiness(x, y) == pytest.approx(expected, abs=1e-5)

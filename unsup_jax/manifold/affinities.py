@@ -201,8 +201,8 @@ def pattern(neighbors: Neighbors) -> Pattern:
         return jnp.asarray(out.reshape(-1, WIDTH))
 
     # Number 0 is missing: out of range, as counted from 0.
-    halves = (both.data.real, both.data.imag)
-    forward, backward = (slices(np.where(h > 0, h - 1, n * k), n * k) for h in halves)
+    ways = [np.where(part > 0, part - 1, n * k) for part in (both.data.real, both.data.imag)]
+    forward, backward = (slices(part, n * k) for part in ways)
     return Pattern(
         jnp.asarray(rows), slices(both.indices, np.repeat(rows, WIDTH)), forward, backward
     )
