@@ -32,7 +32,7 @@ class Config:
     """Images of digits: 1,797 of 8 x 8, or 5,000 or 70,000 of 28 x 28."""
     betas: tuple[float, ...] = (0.25, 1.0, 4.0)
     """Weights of the KL term, one lane each; 1 must be among them."""
-    n_epochs: int = 30
+    n_epochs: int = 20
     """Passes over the data, in batches of 50."""
     learning_rate: float = 2e-3
     """Of Adam, falling along a cosine."""
@@ -163,6 +163,7 @@ def _draw_curves(report, small, large):
     worst = small.held_out.elbo[len(epochs) // 8, 0]
     left.set_ylim(bottom=worst - 10)
     left.set(title="ELBO: training (pale), held out", xlabel="epoch", ylabel="nats an image")
+    left.xaxis.get_major_locator().set_params(integer=True)
     left.legend()
     shades = plt.get_cmap("viridis")(np.linspace(0, 0.85, len(large.betas)))
     for lane, (beta, shade) in enumerate(zip(large.betas, shades, strict=True)):

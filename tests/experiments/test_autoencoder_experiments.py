@@ -75,13 +75,14 @@ def test_angles_between_subspaces():
 
 
 def test_vae_scores_go_on_from_their_checkpoints(tmp_path):
-    options = {"binarisations": ("dynamic",), "bounds": (2,), "checkpoints": tmp_path / "saved"}
+    options = {"binarisations": ("dynamic",), "bounds": (2,), "n_samples": 10}
+    options["checkpoints"] = tmp_path / "saved"
     first = run(vae_scores, tmp_path, **options)
     row = first["tables"][0]["rows"][0]
     assert row["test NLL"] == first["metrics"]["test_nll_dynamic_2"]
     assert 0 < row["test NLL"] < 64 * math.log(2)
     assert row["gap"] > 0  # the ELBO lies below the bound of all samples
-    assert 1 < row["effective samples"] < 50
+    assert 1 < row["effective samples"] < 10
     # A second run finds all epochs done: the same parameters, so the same score to the bit.
     again = run(vae_scores, tmp_path, **options)
     assert again["metrics"] == first["metrics"]
