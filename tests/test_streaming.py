@@ -94,7 +94,7 @@ def damaged(folder, kind):
         other.write_bytes(b"PAR1")
         return other, "can't be read"
     parquet.write_table(table({"a": X[:, 0], "b": X[:, 1].astype(np.float64)}), other)
-    return other, "columns are of different types: float, double"
+    return other, "columns are of different types: double, float"
 
 
 @pytest.mark.parametrize(

@@ -171,7 +171,8 @@ def _parquet_header(path):
         schema, n_rows = file.schema_arrow, file.metadata.num_rows
     types = {field.type for field in schema}
     if len(types) != 1:
-        raise ValueError(f"its columns are of different types: {', '.join(map(str, types))}")
+        names = ", ".join(sorted(map(str, types)))
+        raise ValueError(f"its columns are of different types: {names}")
     return (n_rows, len(schema)), np.dtype(types.pop().to_pandas_dtype())
 
 

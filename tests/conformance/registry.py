@@ -69,7 +69,8 @@ def _gaussian(structure):
         gaussian.fit,
         partial(gaussian.init, n_components=3, covariance=structure),
         blobs,
-        {"reg_covar": (1e-6, 1e-2, 1.0), "tol": (1e-2, 1e-4, 0.0)},
+        # No improvement of these fits is within rounding of a tolerance: lanes stop where loops do.
+        {"reg_covar": (1e-6, 1e-2, 1.0), "tol": (1e-2, 3e-4, 0.0)},
         sign=1,
         exact={"reg_covar": 0.0},
     )
