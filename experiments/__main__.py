@@ -56,11 +56,15 @@ def main(argv: list[str] | None = None) -> int:
             return _gallery(args)
         raise report.unknown("command", command, ["list", "run", "gallery"])
     except report.UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+        return _complain(error)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130
+
+
+def _complain(error: report.UserError) -> int:
+    print(f"error: {error}", file=sys.stderr)
+    return 2
 
 
 def _list() -> None:
@@ -113,7 +117,8 @@ def _run_one(experiment: registry.Experiment, options: list[str], distributed: b
     kind = dataclasses.make_dataclass("Options", fields, frozen=True)
     chosen = _parse(kind, f"run {experiment.name}", options, experiment.title)
     with _processes() if distributed else contextlib.nullcontext(chosen.output) as elsewhere:
-        _execute(experiment, module, chosen.config, elsewhere or chosen.output, options)
+        flags = [*options, "--distributed"] if distributed else options
+        _execute(experiment, module, chosen.config, elsewhere or chosen.output, flags)
     return 0
 
 
@@ -125,7 +130,10 @@ def _processes() -> Iterator[Path | None]:
     from unsup_jax import distributed
 
     with distributed.processes(), tempfile.TemporaryDirectory() as folder:
-        yield Path(folder) if jax.process_index() else None
+        try:
+            yield Path(folder) if jax.process_index() else None
+        except report.UserError as error:
+            raise SystemExit(_complain(error)) from error
 
 
 def _gallery(args: list[str]) -> int:

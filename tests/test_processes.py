@@ -77,3 +77,15 @@ def test_when_a_process_dies_the_others_end_with_an_error(folder):
     assert codes[1] == 9
     assert codes[0] not in (0, None)
     assert "rror" in said[0]
+
+
+def test_a_wrong_option_is_one_line_and_not_a_traceback(tmp_path):
+    missing = tmp_path / "missing.npy"
+    command = ["-m", "experiments", "run", "image_patches", "--distributed", "--files", missing]
+    codes, said = run([*command, "--output", tmp_path])
+    # The first to end may take the other with it.
+    first = codes.index(2)
+    assert codes[1 - first] != 0
+    assert said[first].strip().startswith("error: ")
+    assert "missing.npy" in said[first]
+    assert "Traceback" not in said[first]

@@ -59,9 +59,10 @@ def processes(*, timeout: int = 30, **options: Any) -> Iterator[None]:
     from the scheduler (SLURM, Open MPI, Kubernetes, a TPU slice). To be entered before anything is
     computed.
 
-    A process that leaves the block by an exception shows it and ends at once, with status 1: its
-    connections close, and whoever waits for it gets an error instead of waiting on. One that has
-    vanished without closing them is given up after `timeout` seconds, and all others are ended.
+    A process that leaves the block by an exception shows it and ends at once, with status 1 (by
+    `SystemExit`, with its status and in silence): its connections close, and whoever waits for it
+    gets an error instead of waiting on. One that has vanished without closing them is given up
+    after `timeout` seconds, and all others are ended.
 
     Args:
         timeout: Seconds without a sign of life after which a process counts as lost.
@@ -78,15 +79,21 @@ def processes(*, timeout: int = 30, **options: Any) -> Iterator[None]:
     )
     try:
         yield
+    except SystemExit as request:
+        _end(request.code if isinstance(request.code, int) else 1)
     except BaseException as error:
         traceback.print_exc()
         if isinstance(error, jax.errors.JaxRuntimeError):
             print("error: has another process of this job ended? See its output.", file=sys.stderr)
-        sys.stdout.flush()
-        sys.stderr.flush()
-        # An orderly exit would wait for the others, who wait for this process.
-        os._exit(1)
+        _end(1)
     jax.distributed.shutdown()
+
+
+def _end(status):
+    """End this process now: an orderly exit would wait for the others, who wait for this one."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status)
 
 
 def make_mesh(devices: Sequence[jax.Device] | None = None) -> Mesh:
