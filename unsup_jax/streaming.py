@@ -3,7 +3,7 @@
     total = stream(gaussian.e_step, batches)                     # params -> sums over all rows
     params = gaussian.m_step(params, total(params))              # one exact step of EM
     fit = fit_stream(gaussian.e_step, gaussian.update, params, batches)        # all of them
-    state = fold(gaussian.online_step, start, batches)           # one pass, a step for each batch
+    state = fold(online.step, start, batches)                    # one pass, a step for each batch
 
 Batches are anything that can be iterated over, once a pass: a list of arrays, or the files of
 `unsup_jax.files.read`. The next one is read while the device computes with this one.
