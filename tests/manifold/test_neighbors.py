@@ -11,7 +11,7 @@ from scipy.sparse import csgraph
 from sklearn.neighbors import NearestNeighbors
 
 from unsup_jax.core import linalg
-from unsup_jax.manifold import neighbors
+from unsup_jax.manifold import neighbors, search
 from unsup_jax.manifold.neighbors import Neighbors, knn
 
 
@@ -43,7 +43,7 @@ def test_brute_force(n, separate):
 
 def test_two_stage_selection_keeps_the_order_of_ties():
     values = jax.random.randint(jax.random.key(0), (30, 4000), 0, 40).astype(jnp.float32)
-    smallest, columns = neighbors._smallest(values, 60)
+    smallest, columns = search._smallest(values, 60)
     expected = np.argsort(values, axis=1, kind="stable")[:, :60]
     np.testing.assert_array_equal(columns, expected)
     np.testing.assert_array_equal(smallest, np.take_along_axis(np.asarray(values), expected, 1))
