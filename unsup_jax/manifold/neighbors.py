@@ -96,7 +96,8 @@ def _knn(x, y, *, n_neighbors, metric, tile_size):
     centre = y[jnp.argmin(((y - y.mean(0)[None]) ** 2).sum(1))]
     x, y = x - centre[None], y - centre[None]
 
-    own = jnp.arange(x.shape[0], dtype=jnp.int32) if exclude_self else jnp.full(x.shape[0], -1)
+    ids = jnp.arange(x.shape[0], dtype=jnp.int32)
+    own = ids if exclude_self else jnp.full_like(ids, -1)
     squares, indices = search.nearest(x, y, own, n_neighbors, tile_size)
     return Neighbors(squares / 2 if metric == "cosine" else jnp.sqrt(squares), indices)
 

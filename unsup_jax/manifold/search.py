@@ -279,9 +279,10 @@ def _threshold(a, least, most):
 def _first(mask: Bool[Array, "t g b"], k: int) -> tuple[Int[Array, "t k"], Bool[Array, "t"]]:
     """The places in `(g, b)` of the first `k` that are true, `g b` if there are none; any more?"""
     b = mask.shape[2]
-    bits = jnp.where(mask, 2 ** jnp.arange(_GROUP, dtype=jnp.int32)[:, None], 0).sum(1)
+    powers = 2 ** jnp.arange(_GROUP, dtype=jnp.int32)[None, :, None]
+    bits = jnp.where(mask, powers, 0).sum(1, dtype=jnp.int32)
     counts = mask.sum(1, dtype=jnp.int32)
-    ends = jnp.cumsum(counts, axis=1)
+    ends = jnp.cumsum(counts, axis=1, dtype=jnp.int32)
     ordinals = jnp.arange(k, dtype=jnp.int32)
     search = partial(jnp.searchsorted, v=ordinals, side="right", method="scan_unrolled")
     blocks = jax.vmap(search)(ends).astype(jnp.int32)
@@ -289,6 +290,6 @@ def _first(mask: Bool[Array, "t g b"], k: int) -> tuple[Int[Array, "t k"], Bool[
     def of_block(values):
         return jnp.take_along_axis(values, blocks, axis=1, mode="clip")
 
-    places = of_block(bits) * _GROUP + ordinals - of_block(ends - counts)
+    places = of_block(bits) * _GROUP + ordinals[None] - of_block(ends - counts)
     parts = jnp.asarray(_NTH_BIT).at[places].get(mode="clip")
     return jnp.where(blocks < b, parts * b + blocks, _GROUP * b), ends[:, -1] > k
