@@ -91,7 +91,7 @@ def test_ties_among_many_references():
 def test_many_features(noise):
     """A few axes tell the neighbours of all rows, of some, or hold too little of the data."""
     y = normal(0, 2100, 10) @ normal(1, 10, 600) + noise * 10**0.5 * normal(2, 2100, 600)
-    x = y[:40] + noise * normal(3, 40, 600)
+    x = y[:20] + noise * normal(3, 20, 600)
     _, share = search._main_axes(y)
     assert (share > search._SHARE) == (noise < 1)
     found = knn(x, y, n_neighbors=1, tile_size=13)

@@ -1,8 +1,8 @@
 """Exact nearest neighbours, and what the graph they make looks like.
 
 One matrix product a tile of queries finds candidates; their distances are then computed again from
-differences, so that neither float32 nor data far from the origin spoils the order. Approximate
-neighbours found elsewhere fit everywhere a `Neighbors` is asked for (see `drop_self`).
+differences, so that neither float32 nor data far from the origin spoils the order (`search` has the
+details). Neighbours found elsewhere fit everywhere a `Neighbors` is asked for (see `drop_self`).
 """
 
 from __future__ import annotations
@@ -43,8 +43,9 @@ def knn(
 
     Without `y`, the neighbours are sought in `x` itself and a row is not its own neighbour (its
     duplicates are). Candidates are selected by `||x||^2 - 2 x'y + ||y||^2` and ordered by
-    `||x - y||`. Where the rounding of the first could have hidden a true neighbour (clusters small
-    beside the distance between them, say), that tile of queries is searched again by differences.
+    `||x - y||`. A query is searched again with more care where that could have hidden a true
+    neighbour: by differences in the end, for clusters small beside the distance between them, say.
+    Of more than 512 features, the main 128 directions select the candidates if they can.
 
     Args:
         x: The queries.
