@@ -42,8 +42,8 @@ def test_first():
 
 @pytest.mark.parametrize(("crowd", "doubt"), [(5, False), (500, True)])
 def test_equal_distances_beyond_the_candidates_leave_doubt(crowd, doubt):
-    y = jax.random.normal(jax.random.key(0), (2000, 3)).at[:crowd].set(0.25)
-    x = jnp.full((4, 3), 0.25)
+    y = (jax.random.normal(jax.random.key(0), (2000, 3)) + 10).at[:crowd].set(0)
+    x = jnp.full((4, 3), 3.0)
     nobody = jnp.full(4, -1, jnp.int32)
     (_, indices), doubtful = search._by_threshold(y, 5, 21)(x, nobody)
     assert (doubtful == doubt).all()
