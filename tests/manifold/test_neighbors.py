@@ -11,7 +11,7 @@ from scipy.sparse import csgraph
 from sklearn.neighbors import NearestNeighbors
 
 from unsup_jax.core import linalg
-from unsup_jax.manifold import neighbors
+from unsup_jax.manifold import neighbors, search
 from unsup_jax.manifold.neighbors import Neighbors, knn
 
 
@@ -39,14 +39,6 @@ def test_brute_force(n, separate):
     distances, indices = brute_force(x, y, k=7)
     np.testing.assert_array_equal(found.indices, indices)
     np.testing.assert_allclose(found.distances, distances, rtol=1e-5)
-
-
-def test_two_stage_selection_keeps_the_order_of_ties():
-    values = jax.random.randint(jax.random.key(0), (30, 4000), 0, 40).astype(jnp.float32)
-    smallest, columns = neighbors._smallest(values, 60)
-    expected = np.argsort(values, axis=1, kind="stable")[:, :60]
-    np.testing.assert_array_equal(columns, expected)
-    np.testing.assert_array_equal(smallest, np.take_along_axis(np.asarray(values), expected, 1))
 
 
 def test_every_tile_size_gives_the_same():
@@ -87,6 +79,38 @@ def test_ties_and_duplicates_by_index():
     assert (found.distances[:, 0] == 0).mean() > 0.9  # 64 patterns: nearly all have duplicates
 
 
+def test_ties_among_many_references():
+    # Thresholds pass too many of them: they are left to the search by order.
+    x = jax.random.randint(jax.random.key(3), (1600, 3), 0, 5).astype(jnp.float32)
+    _, indices = brute_force(x, k=7)
+    np.testing.assert_array_equal(knn(x, n_neighbors=7).indices, indices)
+    np.testing.assert_array_equal(knn(x, n_neighbors=7, tile_size=90).indices, indices)
+
+
+@pytest.mark.parametrize("noise", [0.01, 0.1, 1.0])
+def test_many_features(noise):
+    """A few axes tell the neighbours of all rows, of some, or hold too little of the data."""
+    y = normal(0, 2100, 10) @ normal(1, 10, 600) + noise * 10**0.5 * normal(2, 2100, 600)
+    x = y[:20] + noise * normal(3, 20, 600)
+    _, share = search._main_axes(y)
+    assert (share > search._SHARE) == (noise < 1)
+    found = knn(x, y, n_neighbors=1, tile_size=13)
+    distances, indices = brute_force(x, y, k=1)
+    np.testing.assert_array_equal(found.indices, indices)
+    np.testing.assert_allclose(found.distances, distances, rtol=1e-5)
+
+
+def test_gradients():
+    x = normal(0, 30, 4)
+
+    def total(x):
+        return (knn(x, n_neighbors=3).distances ** 2).sum()
+
+    indices = knn(x, n_neighbors=3).indices
+    expected = jax.grad(lambda x: ((x[:, None] - x[indices]) ** 2).sum())(x)
+    np.testing.assert_allclose(jax.grad(total)(x), expected, rtol=1e-4, atol=1e-5)
+
+
 def test_cosine():
     x, y = normal(0, 60, 4).at[5].set(0), normal(1, 200, 4)
     found = knn(x, y, n_neighbors=6, metric="cosine")
@@ -107,14 +131,23 @@ def test_all_other_rows_and_one_reference():
 
 def test_jit_vmap_and_dtype(x64):
     x = jax.random.normal(jax.random.key(0), (3, 40, 2), jnp.float32)
-    search = partial(knn, n_neighbors=4)
-    lanes = jax.vmap(search)(x)
+    run = partial(knn, n_neighbors=4)
+    lanes = jax.vmap(run)(x)
     for i in range(3):
-        alone = jax.jit(search)(x[i])
+        alone = jax.jit(run)(x[i])
         assert alone.distances.dtype == jnp.float32
         assert alone.indices.dtype == jnp.int32
         np.testing.assert_array_equal(lanes.indices[i], alone.indices)
-    assert search(x[0].astype(jnp.float64)).distances.dtype == jnp.float64
+    assert run(x[0].astype(jnp.float64)).distances.dtype == jnp.float64
+
+
+def test_lanes_with_and_without_doubt():
+    x = normal(0, 2, 1600, 3)
+    x = x.at[1].set(jnp.round(x[1]))
+    run = partial(knn, n_neighbors=7, tile_size=300)
+    lanes = jax.vmap(run)(x)
+    for i in range(2):
+        np.testing.assert_array_equal(lanes.indices[i], run(x[i]).indices)
 
 
 @pytest.mark.parametrize(

@@ -1,8 +1,8 @@
 """Exact nearest neighbours, and what the graph they make looks like.
 
 One matrix product a tile of queries finds candidates; their distances are then computed again from
-differences, so that neither float32 nor data far from the origin spoils the order. Approximate
-neighbours found elsewhere fit everywhere a `Neighbors` is asked for (see `drop_self`).
+differences, so that neither float32 nor data far from the origin spoils the order (`search` has the
+details). Neighbours found elsewhere fit everywhere a `Neighbors` is asked for (see `drop_self`).
 """
 
 from __future__ import annotations
@@ -15,11 +15,8 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float, Int
 
-from unsup_jax.core import linalg
 from unsup_jax.core.checks import check_choice, check_count, check_matrix
-
-_SPARE = 16  # candidates beyond `n_neighbors`: room for rounding to shuffle the last ones
-_GROUP = 8  # columns that share one entry in the stage before theirs of the selection
+from unsup_jax.manifold import search
 
 
 class Neighbors(NamedTuple):
@@ -46,8 +43,9 @@ def knn(
 
     Without `y`, the neighbours are sought in `x` itself and a row is not its own neighbour (its
     duplicates are). Candidates are selected by `||x||^2 - 2 x'y + ||y||^2` and ordered by
-    `||x - y||`. Where the rounding of the first could have hidden a true neighbour (clusters small
-    beside the distance between them, say), that tile of queries is searched again by differences.
+    `||x - y||`. A query is searched again with more care where that could have hidden a true
+    neighbour: by differences in the end, for clusters small beside the distance between them, say.
+    Of more than 512 features, the main 128 directions select the candidates if they can.
 
     Args:
         x: The queries.
@@ -73,7 +71,7 @@ def knn(
     if y is not None:
         check_finite("y", y)
     if tile_size is None:
-        entries = 2**22 if jax.default_backend() == "cpu" else 2**28
+        entries = 2**23 if jax.default_backend() == "cpu" else 2**28
         tile_size = max(8, entries // (x if y is None else y).shape[0])
     return _knn(x, y, n_neighbors=n_neighbors, metric=metric, tile_size=tile_size)
 
@@ -99,17 +97,9 @@ def _knn(x, y, *, n_neighbors, metric, tile_size):
     centre = y[jnp.argmin(((y - y.mean(0)[None]) ** 2).sum(1))]
     x, y = x - centre[None], y - centre[None]
 
-    n = x.shape[0]
-    tile = min(tile_size, n)
-    n_tiles = -(-n // tile)
-    ids = jnp.arange(n_tiles * tile, dtype=jnp.int32) % n
+    ids = jnp.arange(x.shape[0], dtype=jnp.int32)
     own = ids if exclude_self else jnp.full_like(ids, -1)
-    search = _searcher(y, n_neighbors)
-    found = lax.map(
-        lambda rows: search(x[rows[0]], rows[1]),
-        (ids.reshape(n_tiles, tile), own.reshape(n_tiles, tile)),
-    )
-    squares, indices = jax.tree.map(lambda a: a.reshape(-1, n_neighbors)[:n], found)
+    squares, indices = search.nearest(x, y, own, n_neighbors, tile_size)
     return Neighbors(squares / 2 if metric == "cosine" else jnp.sqrt(squares), indices)
 
 
@@ -118,72 +108,6 @@ def _on_sphere(x):
     norms = jnp.linalg.norm(x, axis=1, keepdims=True)
     is_zero = norms == 0
     return jnp.concatenate([x / jnp.where(is_zero, 1, norms), is_zero.astype(x.dtype)], 1)
-
-
-def _searcher(y, n_neighbors):
-    """A function of `(x, own)`: squared distances and indices of the nearest rows but for `own`."""
-    m, d = y.shape
-    n_candidates = min(n_neighbors + _SPARE, m)
-    y_squares = (y * y).sum(1)
-    # Rows that fill up the last groups, so far away that none of them is ever selected.
-    padding = -m % _GROUP**2
-    far = jnp.finfo(y.dtype).max
-    heights = jnp.pad(y_squares, (0, padding), constant_values=far)
-    references = jnp.concatenate([jnp.pad(y, ((0, padding), (0, 0))), heights[:, None]], axis=1)
-
-    def search(x, own):
-        ones = jnp.ones_like(x[:, :1])
-        partial_squares = linalg.matmul(jnp.concatenate([-2 * x, ones], axis=1), references.T)
-        limits, candidates = _smallest(partial_squares, n_candidates)
-        result = _rank(x, y, candidates, own, n_neighbors)
-
-        # Every row that was not selected has a rounded square of at least `limits`.
-        x_squares = (x * x).sum(1)
-        rounding = (4 + d**0.5) * jnp.finfo(y.dtype).eps * (x_squares + y_squares.max())
-        last = result[0][:, -1]
-        hidden = limits[:, -1] + x_squares - rounding < last
-        # Ties beyond the spare candidates are no reason to search again.
-        coarse = rounding > 1e-4 * last
-
-        def by_differences():
-            squares = lax.map(lambda row: ((y - row[None]) ** 2).sum(1), x)
-            squares = jnp.pad(squares, ((0, 0), (0, padding)), constant_values=far)
-            return _rank(x, y, _smallest(squares, n_candidates)[1], own, n_neighbors)
-
-        if n_candidates == m:
-            return result
-        return lax.cond((hidden & coarse).any(), by_differences, lambda: result)
-
-    return search
-
-
-def _smallest(a: Float[Array, "t m"], k: int) -> tuple[Float[Array, "t k"], Int[Array, "t k"]]:
-    """The `k` smallest entries of each row and their columns, ascending, ties by column.
-
-    Exact, in stages: the `k` smallest entries lie in the `k` groups of columns with the smallest
-    minima, ties between groups broken by their order.
-    """
-    t, m = a.shape
-    if m % _GROUP or m < 2 * _GROUP * k:
-        values, columns = lax.top_k(-a, k)
-        return -values, columns
-    grouped = a.reshape(t, -1, _GROUP)
-    groups = jnp.sort(_smallest(grouped.min(2), k)[1], axis=1)
-    members = jnp.take_along_axis(grouped, groups[:, :, None], axis=1).reshape(t, -1)
-    values, places = lax.top_k(-members, k)
-    groups = jnp.take_along_axis(groups, places // _GROUP, axis=1)
-    return -values, groups * _GROUP + places % _GROUP
-
-
-def _rank(x, y, candidates, own, k):
-    """The `k` nearest of the candidates by squared differences, ties by index."""
-    candidates = jnp.sort(candidates, axis=1)
-    # What pads can be a candidate only where nearly all rows are; it never wins.
-    allowed = (candidates != own[:, None]) & (candidates < y.shape[0])
-    differences = y[jnp.minimum(candidates, y.shape[0] - 1)] - x[:, None]
-    squares = jnp.where(allowed, (differences**2).sum(2), jnp.inf)
-    values, places = lax.top_k(-squares, k)
-    return -values, jnp.take_along_axis(candidates, places, axis=1)
 
 
 def drop_self(neighbors: Neighbors) -> Neighbors:

@@ -24,9 +24,10 @@ SOLVERS = ("auto", "dense", "factor", "chebyshev")
 
 _SMALL = 256  # samples: dense
 _CACHED = 2**19  # entries of a gathered tile
-_DEGREE = 400  # of the filter polynomial, and so products with M a round
+_DEGREES = 100, 1000  # of a filter polynomial, and so products with M a round
+_PRODUCTS = 10_000  # in all, about
+_GAIN = 1e3  # of a round on the wanted vectors, at most: the next knows better what to damp
 _SPARE = 6  # columns of the iterated block beyond those wanted, at least
-_ROUNDS = 25
 _TOLERANCE = 1e-10  # of a residual
 _WORTH = 2e6  # operations a factor may cost for each sample
 
@@ -197,7 +198,8 @@ def _chebyshev(stencil, *, n_vectors):
     """Subspace iteration with Chebyshev polynomials of `M`, the constant vector projected out.
 
     A round multiplies the part of the block along an eigenvalue below `cut`, the largest Ritz value
-    of the block, by the polynomial that is at most 1 in magnitude between `cut` and the norm.
+    of the block, by the polynomial that is at most 1 in magnitude between `cut` and the norm. Its
+    degree is what the residuals still need; long polynomials gain more by each product.
     """
     n = stencil.columns.shape[0]
     dtype = stencil.rows.dtype
@@ -205,16 +207,19 @@ def _chebyshev(stencil, *, n_vectors):
     top = _largest(stencil)
 
     def round_(state):
-        pairs, i = state
-        block = _filter(stencil, pairs.vectors, jnp.minimum(pairs.values[-1], top / 2), top)
-        return _rayleigh_ritz(stencil, _orthonormal(block)), i + 1
+        pairs, products = state
+        cut = jnp.minimum(pairs.values[-1], top / 2)
+        missing = pairs.residuals[:n_vectors].max() / _TOLERANCE
+        degree = _degree(pairs.values[n_vectors - 1], cut, top, 2 * missing)
+        block = _filter(stencil, pairs.vectors, cut, top, degree)
+        return _rayleigh_ritz(stencil, _orthonormal(block)), products + degree
 
     def unfinished(state):
-        pairs, i = state
-        return (i < _ROUNDS) & ~(pairs.residuals[:n_vectors] <= _TOLERANCE).all()
+        pairs, products = state
+        return (products < _PRODUCTS) & ~(pairs.residuals[:n_vectors] <= _TOLERANCE).all()
 
-    start = _orthonormal(_noise(0, n, width, dtype))
-    pairs, _ = lax.while_loop(unfinished, round_, (_rayleigh_ritz(stencil, start), 0))
+    start = _rayleigh_ritz(stencil, _orthonormal(_noise(0, n, width, dtype)))
+    pairs, _ = lax.while_loop(unfinished, round_, (start, jnp.int32(0)))
     return Eigenpairs(
         pairs.values[:n_vectors], pairs.vectors[:, :n_vectors], pairs.residuals[:n_vectors]
     )
@@ -226,7 +231,18 @@ def _noise(seed, n, width, dtype):
     return jax.random.normal(key, (n, width), jnp.float32).astype(dtype)
 
 
-def _filter(stencil, v, cut, top):
+def _degree(value, cut, top, gain):
+    """Of the Chebyshev polynomial on `[cut, top]` that is `gain` at `value`, within limits."""
+
+    def arccosh(t):  # of 1 + t
+        return jnp.log1p(t + jnp.sqrt(t * (t + 2)))
+
+    rate = arccosh(2 * jnp.maximum(cut - value, 0) / (top - cut))
+    degree = arccosh(jnp.clip(gain, 2, _GAIN) - 1) / jnp.maximum(rate, 1e-9)
+    return jnp.clip(degree, *_DEGREES).astype(jnp.int32)
+
+
+def _filter(stencil, v, cut, top, degree):
     """`T((M - c) / h) v`, T the Chebyshev polynomial; `[cut, top]` goes to `[-1, 1]`."""
     centre, half = (top + cut) / 2, (top - cut) / 2
 
@@ -237,7 +253,7 @@ def _filter(stencil, v, cut, top):
         old, new = pair
         return new, 2 * scaled(new) - old
 
-    return lax.fori_loop(1, _DEGREE, step, (v, scaled(v)))[1]
+    return lax.fori_loop(1, degree, step, (v, scaled(v)))[1]
 
 
 def _largest(stencil):
