@@ -61,7 +61,7 @@ def in_turns(whole: Callable[..., Pytree], loop: Loop, *args: Pytree, lanes: int
     leaves, tree = jax.tree.flatten(args)
 
     def one(*leaves):
-        return whole(*tree.unflatten(leaves))
+        return whole(*jax.tree.unflatten(tree, leaves))
 
     @jax.custom_jvp
     def run(*leaves):
@@ -106,10 +106,12 @@ def _merge(n, size, outer, axis, leaf):
 
 
 def _few_at_a_time(loop, tree, lanes, size, axes, *leaves):
-    begin = jax.vmap(lambda *leaves: loop.begin(*tree.unflatten(leaves)), axes, axis_size=size)
+    begin = jax.vmap(
+        lambda *leaves: loop.begin(*jax.tree.unflatten(tree, leaves)), axes, axis_size=size
+    )
     running = jax.vmap(loop.running)
     advance = jax.vmap(
-        lambda carry, *leaves: loop.advance(carry, *tree.unflatten(leaves)), (0, *axes)
+        lambda carry, *leaves: loop.advance(carry, *jax.tree.unflatten(tree, leaves)), (0, *axes)
     )
 
     def turn(carry):
