@@ -13,30 +13,10 @@ help:
 	@echo "make notebooks execute the notebooks, write results/notebooks/*.ipynb"
 	@echo "make docs      write the API reference, docs/_build/index.html"
 
-# One environment a purpose, made again only when pyproject.toml changes.
-$(VENV)/experiments: pyproject.toml
+# One set of packages (an extra of pyproject.toml) a purpose, made again only when that file changes.
+$(VENV)/%: pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --editable '.[experiments]'
-	touch $@
-
-$(VENV)/dev: pyproject.toml
-	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --editable '.[dev]'
-	touch $@
-
-$(VENV)/bench: pyproject.toml
-	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --editable '.[bench]'
-	touch $@
-
-$(VENV)/notebooks: pyproject.toml
-	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --editable '.[notebooks]'
-	touch $@
-
-$(VENV)/docs: pyproject.toml
-	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --editable '.[docs]'
+	$(BIN)/python -m pip install --quiet --editable '.[$*]'
 	touch $@
 
 gallery: $(VENV)/experiments

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import io
 import json
 import mimetypes
 from collections.abc import Mapping, Sequence
@@ -44,11 +45,13 @@ figure { margin: 1.25rem 0; }
 figure img, figure video { display: block; max-width: 100%; height: auto; border-radius: 6px;
   background: #fff; }
 figcaption, caption { font-size: .92rem; text-align: left; padding: .4rem 0; }
+caption { max-width: calc(min(100vw, 62rem) - 2rem); }
 .scroll { overflow-x: auto; }
 table { border-collapse: collapse; margin: .75rem 0; font-variant-numeric: tabular-nums; }
 th, td { padding: .25rem .7rem; border-bottom: 1px solid var(--line); text-align: left;
   vertical-align: top; }
 td.number { text-align: right; }
+td:first-child:not(.number) { min-width: 7.5rem; }
 th button { all: unset; cursor: pointer; font-weight: 600; }
 th button:focus-visible { outline: 2px solid var(--link); }
 th[aria-sort=ascending] button::after { content: " \\25B2"; }
@@ -154,7 +157,7 @@ def _experiment(folder: Path, experiment: Experiment, failure: str | None) -> st
     parts = [head]
     parts += [_medium(folder, experiment.name, **item) for item in results["figures"]]
     parts += [_map(folder, experiment.name, **item) for item in results["embeddings"]]
-    parts += [_medium(folder, experiment.name, **item) for item in results["files"]]
+    parts += [_medium(folder, experiment.name, **item, moving=True) for item in results["files"]]
     parts += [_table(item["rows"], item["caption"]) for item in results["tables"]]
     if results["metrics"]:
         rows = [{"metric": _spaced(k), "value": v} for k, v in results["metrics"].items()]
@@ -177,13 +180,18 @@ def _benchmarks(path: Path) -> str:
     return f'<h2 id="benchmarks">Benchmarks</h2>\n{table}\n{command}'
 
 
-def _medium(folder: Path, name: str, file: str, caption: str) -> str:
-    """Return a picture or video, embedded; any other or very large file as a link."""
+def _medium(folder: Path, name: str, file: str, caption: str, moving: bool = False) -> str:
+    """Return a picture or video, embedded; any other or very large file as a link.
+
+    With `moving`, a still picture is a link too: it is data, not a figure.
+    """
     path = folder / name / file
     kind = mimetypes.guess_type(file)[0] or ""
     text = escape(caption)
-    if kind.startswith(("image/", "video/")) and path.stat().st_size <= EMBED_AT_MOST:
-        source = f"data:{kind};base64,{base64.b64encode(path.read_bytes()).decode()}"
+    embedded = "image/gif" if moving else "image/", "video/"
+    if kind.startswith(embedded) and path.stat().st_size <= EMBED_AT_MOST:
+        kind, content = _smaller(path) if kind == "image/png" else (kind, path.read_bytes())
+        source = f"data:{kind};base64,{base64.b64encode(content).decode()}"
         if kind.startswith("image/"):
             shown = f'<img src="{source}" alt="{text}">'
         else:
@@ -191,6 +199,21 @@ def _medium(folder: Path, name: str, file: str, caption: str) -> str:
     else:
         shown = f'<a href="{escape(name)}/{escape(file)}">{escape(file)}</a>'
     return f"<figure>{shown}<figcaption>{text}</figcaption></figure>"
+
+
+def _smaller(path: Path) -> tuple[str, bytes]:
+    """Return a picture as WebP, a quarter of the PNG that stays beside the page, if it is smaller.
+
+    All pictures together are 20 MB otherwise, much for a phone.
+    """
+    from PIL import Image
+
+    file = io.BytesIO()
+    with Image.open(path) as image:
+        image.convert("RGB").save(file, "webp", quality=85, method=2)
+    original = path.read_bytes()
+    small = file.getvalue()
+    return ("image/webp", small) if len(small) < len(original) else ("image/png", original)
 
 
 def _map(folder: Path, experiment: str, name: str, caption: str) -> str:

@@ -125,7 +125,8 @@ def run(
         grid: From `grid`, `zipped`, `random` or `product`.
         *args: Arrays and pytrees, the same for every lane.
         batch_size: Static; the most lanes to vectorise at once, one batch after the other: bounds
-            the memory, and a batch ends when its own slowest lane has. `None` takes all at once.
+            the memory, and a batch ends when its own slowest lane has. `None` takes all at once,
+            of which mixtures on a CPU step a few at a time (see `unsup_jax.core.lanes`).
         devices: Devices that share the lanes. `None` takes all of an accelerator but one CPU:
             batched factorisations that run at once on virtual CPU devices wait for each other.
 

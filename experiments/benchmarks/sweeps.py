@@ -15,7 +15,6 @@ from unsup_jax.linear import pca
 from unsup_jax.mixtures import bernoulli, gaussian
 
 TOL = 1e-4
-BATCH = 16  # of about equal K, hence of about equal numbers of iterations
 
 
 def rows(quick: bool = False) -> list[dict[str, object]]:
@@ -47,7 +46,7 @@ def _mixtures(x, n_seeds, repeats):
     rows_x = np.asarray(x)
 
     def ours():
-        return sweep.run(_fit, points, x, batch_size=BATCH).fits[0]
+        return sweep.run(_fit, points, x).fits[0]
 
     def peer_fit(k, seed):
         mixture = GaussianMixture(k, tol=TOL, max_iter=200, random_state=seed).fit(rows_x)
@@ -76,10 +75,10 @@ def _cross_validation(x, n_seeds, repeats):
     counts = jnp.arange(2, 10)
     folds = selection.folds(jax.random.key(1), x.shape[0], n_folds=5)
     keys = jax.random.split(jax.random.key(0), n_seeds)
-    points = sweep.grid(k=counts, fold=jnp.arange(5), key=keys)  # like with like in a batch
+    points = sweep.grid(k=counts, fold=jnp.arange(5), key=keys)
 
     def ours():
-        return sweep.run(_held_out, points, x, folds, batch_size=BATCH).fits
+        return sweep.run(_held_out, points, x, folds).fits
 
     one = jax.jit(_held_out)
 

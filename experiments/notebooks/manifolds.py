@@ -12,7 +12,7 @@ import numpy as np
 from sklearn.datasets import make_swiss_roll
 
 from unsup_jax import sweep
-from unsup_jax.manifold import lle, neighbors
+from unsup_jax.manifold import affinities, lle, neighbors, starts, tsne
 
 narrow = np.array([1.0, 0.5, 1.0])
 roll, along = make_swiss_roll(600, random_state=0)
@@ -70,6 +70,35 @@ def agreement(embedding, along):
 along = jnp.asarray(along, jnp.float32)
 print(f"agreement {agreement(params.embedding, along):.3f}")
 assert agreement(params.embedding, along) > 0.98
+
+# %% [markdown]
+# ## t-SNE: only who is near whom
+#
+# Affinities $p_{j|i} \propto e^{-\lVert x_i - x_j \rVert^2 / 2 \sigma_i^2}$, each $\sigma_i$ such
+# that sample $i$ has about *perplexity* neighbours, and $p_{ij} = (p_{j|i} + p_{i|j}) / 2n$. On the
+# map $q_{ij} \propto (1 + \lVert y_i - y_j \rVert^2)^{-1}$. Gradient descent minimises
+# $\mathrm{KL}(P \Vert Q) = \sum_{ij} p_{ij} \log (p_{ij} / q_{ij})$, whose derivative pulls and
+# pushes: $4 \sum_j (p_{ij} - q_{ij}) (y_i - y_j) (1 + \lVert y_i - y_j \rVert^2)^{-1}$.
+#
+# The perplexity is a traced number, so that one `vmap` draws the maps of all of them.
+
+# %%
+some, colours = x[::2], along[::2]
+perplexities = jnp.asarray([5.0, 15.0, 40.0, 80.0])
+
+
+def map_of(perplexity):
+    return tsne.fit(starts.pca(some), affinities.dense(some, perplexity), max_iter=500)
+
+
+maps = jax.jit(jax.vmap(map_of))(perplexities)
+fig, row = plt.subplots(1, len(perplexities), figsize=(11, 3), layout="constrained")
+for axes, perplexity, y in zip(row, perplexities, maps.params.embedding, strict=True):
+    axes.scatter(*y.T, c=colours, s=8)
+    axes.set(title=f"perplexity {perplexity:g}", xticks=[], yticks=[], aspect="equal")
+plt.show()
+print("KL in nats", maps.objective)
+assert jnp.isfinite(maps.objective).all()
 
 # %% [markdown]
 # ## What scikit-learn can't do: a sweep of embeddings in one program

@@ -33,6 +33,9 @@ from unsup_jax.sparse import dictionary, lasso
 
 SIZE, STEP = 8, 4  # side of a patch, and the distance of coded patches in pixels of the picture
 BORDER = 0.15  # width of the border, of the shorter side
+# Patches to learn from, repeated where there are fewer, and rows to code, made up with zeros: alike
+# in all pictures, which so share their programs.
+N_TRAIN, N_CODED = 4000, 4096
 BLUR = 8.0  # pixels: a patch says little, a neighbourhood more
 
 
@@ -144,18 +147,20 @@ def _cost(image, scale, config):
     train = windows[(np.minimum(starts, ends) <= reach).any(0)]
     mean = train.mean(0)
     order = np.random.default_rng(config.seed).permutation(len(train))
-    train, x = jnp.asarray(train[order[:4000]] - mean), jnp.asarray(x - mean)
+    train = jnp.asarray(train[np.resize(order, N_TRAIN)] - mean)
+    n = len(x)
+    x = jnp.asarray(np.pad(x - mean, ((0, -n % N_CODED), (0, 0))))
     energy = (train**2).sum(1).mean()
     lam = config.lam * jnp.sqrt(energy)
-    n_atoms = min(config.n_components, len(train) // 4)
+    n_atoms = min(config.n_components, N_TRAIN // 4)
     keys = jax.random.split(jax.random.key(config.seed))
     start = dictionary.init(keys[0], train, n_components=n_atoms)
     atoms = dictionary.fit_online(
         keys[1], start, train, lam, 3.0, -1.0, n_sweeps=4,
-        batch_size=min(256, len(train)), max_iter=config.max_iter,
+        batch_size=256, max_iter=config.max_iter,
     ).params  # fmt: skip
     codes = lasso.encode(atoms, x, lam, 1e-4).params
-    error = ((x - codes @ atoms) ** 2).sum(1) / 2
+    error = (((x - codes @ atoms) ** 2).sum(1) / 2)[:n]
     logs = np.log(np.asarray(error + 0.01 * energy))  # differences below this mean nothing
     return resize(_spread(logs, rows, columns, small.shape[:2]), image.shape[:2], order=1)
 

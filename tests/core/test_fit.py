@@ -123,3 +123,63 @@ def test_derivatives_of_a_sweep():
     np.testing.assert_allclose(slopes, 0.5 / np.sqrt(roots), rtol=1e-5)
     total = jax.grad(lambda a: jax.vmap(lambda b: newton_sqrt(b, 1e-12, 20).params)(a).sum())(roots)
     np.testing.assert_allclose(total, slopes, rtol=1e-6)
+
+
+def in_turns(a, tol, start=3.0, lanes=3):
+    """`newton_sqrt`, of which three at most step at once under `vmap`."""
+
+    def step(y, a):
+        return Step(0.5 * (y + a / y), objective=(y * y - a) ** 2)
+
+    return iterate(step, jnp.asarray(start), tol, a, max_iter=9, lanes=lanes)
+
+
+ROOTS = jnp.asarray([2.0, 1e4, 3.0, jnp.nan, 9.0, 0.5, 1e9, 7.0, 1.0, -1.0, 5.0])
+
+
+def test_lanes_in_turns_are_the_lanes_of_a_loop():
+    tol = jnp.geomspace(1e-6, 1e-1, len(ROOTS))
+    fits = jax.jit(jax.vmap(in_turns))(ROOTS, tol)
+    alone = [in_turns(*lane) for lane in zip(ROOTS, tol, strict=True)]
+    assert {int(s) for s in fits.status} >= {1, 2, 3}
+    for i, one in enumerate(alone):
+        jax.tree.map(
+            lambda many, one, i=i: np.testing.assert_allclose(many[i], one, rtol=1e-6), fits, one
+        )
+    # Whatever is mapped, and however often, the queue is one.
+    shared = jax.vmap(in_turns, (0, None))(ROOTS, 1e-3)
+    nested = jax.vmap(jax.vmap(in_turns, (0, None)), (None, 0))(ROOTS, jnp.asarray([1e-6, 1e-3]))
+    jax.tree.map(lambda a, b: np.testing.assert_array_equal(a[1], b), nested, shared)
+    starts = jnp.asarray([1.0, 3.0, 10.0, 3.0])
+    of_starts = jax.vmap(lambda start: in_turns(2.0, 1e-6, start))(starts)
+    jax.tree.map(lambda a: np.testing.assert_array_equal(a[1], a[3]), of_starts)
+    np.testing.assert_allclose(of_starts.params, np.sqrt(2), rtol=1e-5)
+
+
+def test_lanes_in_turns_do_not_wait_for_the_slowest():
+    steps = []
+
+    def fit(tol):
+        def step(y):
+            jax.debug.callback(lambda _: steps.append(None), y)
+            return Step(0.5 * (y + 2.0 / y), objective=(y * y - 2.0) ** 2)
+
+        return iterate(step, jnp.asarray(3.0), tol, max_iter=50, lanes=2)
+
+    tols = jnp.asarray([-1.0, *[1e9] * 20])  # the first never stops, the others do at once
+    jax.block_until_ready(jax.jit(jax.vmap(fit))(tols))
+    jax.effects_barrier()
+    assert len(steps) <= 2 * (50 + 2)  # places times turns; 21 times 51 if all stepped together
+
+
+def test_derivatives_of_lanes_in_turns():
+    roots, tol = jnp.linspace(1.0, 4.0, 7), 1e-12
+    root = lambda a: in_turns(a, tol).params  # noqa: E731
+    slopes = 0.5 / np.sqrt(roots)
+    np.testing.assert_allclose(jax.vmap(jax.grad(root))(roots), slopes, rtol=1e-5)
+    np.testing.assert_allclose(
+        jax.grad(lambda a: jax.vmap(root)(a).sum())(roots), slopes, rtol=1e-5
+    )
+    np.testing.assert_allclose(jax.vmap(jax.jacfwd(root))(roots), slopes, rtol=1e-5)
+    second = jax.vmap(jax.grad(jax.grad(jax.jit(root))))(roots)
+    np.testing.assert_allclose(second, -0.25 / roots**1.5, rtol=1e-4)

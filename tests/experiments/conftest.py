@@ -1,10 +1,12 @@
-"""A small set of experiments to try the command line on."""
+"""Runs of the experiments, and a small set of others to try the command line on."""
 
+import json
 import sys
 
 import pytest
 
 from experiments import registry
+from experiments.report import Report
 
 GOOD = '''
 """Draws a line & <counts>.
@@ -38,6 +40,24 @@ def run(config, report):
 '''
 
 IMPORT = "\nfrom experiments.data import UserError\n"
+
+
+@pytest.fixture
+def quick_run(tmp_path):
+    """Run an experiment on little data, check its figures, return what it reports."""
+
+    def run(module, /, **options):
+        config = module.Config(quick=True, **options)
+        name = module.__name__.rpartition(".")[2]
+        with Report(name, tmp_path, config=config) as report:
+            module.run(config, report)
+        results = json.loads((tmp_path / name / "metrics.json").read_text())
+        for figure in results["figures"]:
+            assert (tmp_path / name / figure["file"]).stat().st_size > 10_000
+            assert len(figure["caption"]) > 40
+        return results
+
+    return run
 
 
 @pytest.fixture

@@ -1,6 +1,5 @@
 """The autoencoder experiments run on the small digits, and their figures make sense."""
 
-import json
 import math
 
 import jax.numpy as jnp
@@ -14,23 +13,11 @@ from experiments.autoencoders import (
     vae_digits,
     vae_scores,
 )
-from experiments.report import Report, UserError
+from experiments.report import UserError
 
 
-def run(module, folder, **options):
-    config = module.Config(quick=True, **options)
-    name = module.__name__.rpartition(".")[2]
-    with Report(name, folder, config=config) as report:
-        module.run(config, report)
-    results = json.loads((folder / name / "metrics.json").read_text())
-    for figure in results["figures"]:
-        assert (folder / name / figure["file"]).stat().st_size > 10_000
-        assert len(figure["caption"]) > 40
-    return results
-
-
-def test_dae_digits(tmp_path):
-    results = run(dae_digits, tmp_path, rates=(0.0, 0.5))
+def test_dae_digits(quick_run):
+    results = quick_run(dae_digits, rates=(0.0, 0.5))
     assert len(results["figures"]) == 3
     rows = {(r["corruption"], r["trained at rate"]): r for r in results["tables"][0]["rows"]}
     assert len(rows) == 6
@@ -42,8 +29,8 @@ def test_dae_digits(tmp_path):
         assert trained["reconstructed"] < 0.5 * trained["corrupted"]
 
 
-def test_vae_digits(tmp_path):
-    results = run(vae_digits, tmp_path, betas=(0.25, 1.0))
+def test_vae_digits(quick_run):
+    results = quick_run(vae_digits, betas=(0.25, 1.0))
     assert len(results["figures"]) == 5
     rows = results["tables"][0]["rows"]
     assert [row["latents"] for row in rows] == [2, 20, 20]
@@ -53,8 +40,8 @@ def test_vae_digits(tmp_path):
     assert rows[1]["KL"] > rows[2]["KL"] > 0  # cheap codes say more
 
 
-def test_linear_autoencoder(tmp_path):
-    results = run(linear_autoencoder, tmp_path, sizes=(1, 4), shown=4)
+def test_linear_autoencoder(quick_run):
+    results = quick_run(linear_autoencoder, sizes=(1, 4), shown=4)
     assert len(results["figures"]) == 3
     metrics = results["metrics"]
     assert 0 < metrics["training_error_over_that_of_pca"] < 0.03
@@ -74,17 +61,17 @@ def test_angles_between_subspaces():
     assert linear_autoencoder.largest_angle(a, tiny) == pytest.approx(1e-6, rel=1e-3)
 
 
-def test_vae_scores_go_on_from_their_checkpoints(tmp_path):
+def test_vae_scores_go_on_from_their_checkpoints(tmp_path, quick_run):
     options = {"binarisations": ("dynamic",), "bounds": (2,), "n_samples": 10}
     options["checkpoints"] = tmp_path / "saved"
-    first = run(vae_scores, tmp_path, **options)
+    first = quick_run(vae_scores, **options)
     row = first["tables"][0]["rows"][0]
     assert row["test NLL"] == first["metrics"]["test_nll_dynamic_2"]
     assert 0 < row["test NLL"] < 64 * math.log(2)
     assert row["gap"] > 0  # the ELBO lies below the bound of all samples
     assert 1 < row["effective samples"] < 10
     # A second run finds all epochs done: the same parameters, so the same score to the bit.
-    again = run(vae_scores, tmp_path, **options)
+    again = quick_run(vae_scores, **options)
     assert again["metrics"] == first["metrics"]
 
 
@@ -124,6 +111,6 @@ def test_sheet_lays_images_out_in_rows():
         (vae_scores, {"bounds": (0,)}, "bounds"),
     ],
 )
-def test_senseless_options_are_explained(tmp_path, module, options, name):
+def test_senseless_options_are_explained(module, options, name, quick_run):
     with pytest.raises(UserError, match=name):
-        run(module, tmp_path, **options)
+        quick_run(module, **options)

@@ -9,7 +9,9 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import jax
+import numpy as np
 import pytest
+from PIL import Image
 
 from experiments import gallery, registry
 from experiments.__main__ import main
@@ -242,6 +244,17 @@ def test_large_files_are_linked_and_videos_embedded(lab, monkeypatch):
     assert 'src="data:video/mp4;base64,' in shown["small.mp4"]
     assert 'href="good/large.mp4"' in shown["large.mp4"]
     assert 'href="good/notes.txt"' in gallery._medium(lab, "good", "notes.txt", "C")
+
+
+def test_pictures_are_embedded_smaller_and_sheets_of_data_linked(tmp_path):
+    (tmp_path / "good").mkdir()
+    noise = np.random.default_rng(0).integers(0, 255, (200, 200, 3), np.uint8)
+    Image.fromarray(noise).save(tmp_path / "good/noise.png")
+    embedded = gallery._medium(tmp_path, "good", "noise.png", "C")
+    assert 'src="data:image/webp;base64,' in embedded
+    assert len(embedded) < (tmp_path / "good/noise.png").stat().st_size
+    linked = gallery._medium(tmp_path, "good", "noise.png", "C", moving=True)
+    assert 'href="good/noise.png"' in linked
 
 
 def test_the_real_command_line():

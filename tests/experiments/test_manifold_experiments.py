@@ -1,7 +1,5 @@
 """The manifold experiments run from the command line and say what they should."""
 
-import json
-
 import numpy as np
 import pytest
 from PIL import Image
@@ -9,31 +7,19 @@ from sklearn.manifold import trustworthiness
 
 from experiments import data
 from experiments.__main__ import main
-from experiments.manifold import _maps
+from experiments.manifold import _maps, lle_images, lle_manifolds, tsne_digits, tsne_mnist
 
 
-@pytest.fixture
-def metrics(tmp_path):
-    def run(*arguments):
-        assert main(["run", *arguments, "--quick", "--output", str(tmp_path)]) == 0
-        contents = json.loads((tmp_path / arguments[0] / "metrics.json").read_text())
-        for figure in contents["figures"]:
-            assert (tmp_path / arguments[0] / figure["file"]).stat().st_size > 0
-        return contents
-
-    return run
-
-
-def test_sheets_are_unrolled(metrics):
-    contents = metrics("lle_manifolds")
+def test_sheets_are_unrolled(quick_run):
+    contents = quick_run(lle_manifolds)
     scores = {k: v for k, v in contents["metrics"].items() if "R2" in k}
     assert len(scores) == 12
     assert min(scores.values()) > 0.9
     assert all(row["groups"] == 1 for row in contents["tables"][0]["rows"])
 
 
-def test_held_out_pictures_land_near_their_like(metrics):
-    contents = metrics("lle_images", "--dataset", "digits")
+def test_held_out_pictures_land_near_their_like(quick_run):
+    contents = quick_run(lle_images, dataset="digits")
     assert contents["metrics"]["closeness of held-out pictures"] < 0.5
 
 
@@ -43,8 +29,8 @@ def test_settings_are_checked(tmp_path, capsys):
         assert arguments[1] in capsys.readouterr().err
 
 
-def test_digits_gather_in_maps_of_thumbnails(metrics, tmp_path):
-    contents = metrics("tsne_digits")
+def test_digits_gather_in_maps_of_thumbnails(quick_run, tmp_path):
+    contents = quick_run(tsne_digits)
     assert contents["metrics"]["nearest_neighbour_accuracy"] > 0.9
     assert contents["metrics"]["trustworthiness"] > 0.95
     # What the Embedding Projector reads: as many vectors, labels and cells as digits.
@@ -58,8 +44,8 @@ def test_digits_gather_in_maps_of_thumbnails(metrics, tmp_path):
     np.testing.assert_allclose(sheet[8:16, 8:16], 255 - np.round(first * 255))
 
 
-def test_held_out_digits_are_placed(metrics):
-    contents = metrics("tsne_mnist", "--dataset", "digits")
+def test_held_out_digits_are_placed(quick_run):
+    contents = quick_run(tsne_mnist, dataset="digits")
     placed, together, _ = (row["1-NN accuracy"] for row in contents["tables"][0]["rows"])
     assert placed > together - 0.1
     assert contents["metrics"]["trustworthiness"] > 0.95

@@ -1,6 +1,5 @@
 """The mixture experiments run on their shipped data, and their figures make sense."""
 
-import json
 from pathlib import Path
 
 import jax
@@ -10,24 +9,12 @@ from sklearn.decomposition import PCA
 
 from experiments import data
 from experiments.mixtures import bernoulli_mnist, gaussian_mixture, image_patches
-from experiments.report import Report, UserError
+from experiments.report import UserError
 from unsup_jax.mixtures import gaussian, kmeans
 
 
-def run(module, folder, /, **options):
-    config = module.Config(quick=True, **options)
-    name = module.__name__.rpartition(".")[2]
-    with Report(name, folder, config=config) as report:
-        module.run(config, report)
-    results = json.loads((folder / name / "metrics.json").read_text())
-    for figure in results["figures"]:
-        assert (folder / name / figure["file"]).stat().st_size > 10_000
-        assert len(figure["caption"]) > 40
-    return results
-
-
-def test_gaussian_mixture(tmp_path):
-    results = run(gaussian_mixture, tmp_path)
+def test_gaussian_mixture(quick_run):
+    results = quick_run(gaussian_mixture)
     metrics = results["metrics"]
     assert len(results["figures"]) == 4
     # One Gaussian for the ten digits is clearly beaten; the best of 1 to 6 needs several.
@@ -65,8 +52,8 @@ def test_inactive_components_fit_like_a_smaller_mixture(covariance):
         assert swept.bic[k - 1, 0] == pytest.approx(float(bic), rel=1e-4)
 
 
-def test_bernoulli_mnist(tmp_path):
-    results = run(bernoulli_mnist, tmp_path, n_components=(1, 10))
+def test_bernoulli_mnist(quick_run):
+    results = quick_run(bernoulli_mnist, n_components=(1, 10))
     metrics = results["metrics"]
     assert len(results["figures"]) == 4
     # One component knows nothing about the digit; ten find most of it.
@@ -77,8 +64,8 @@ def test_bernoulli_mnist(tmp_path):
     assert -784 * np.log(2) < metrics["test_log_likelihood_10"] < 0
 
 
-def test_image_patches(tmp_path):
-    metrics = run(image_patches, tmp_path, folder=tmp_path / "patches")["metrics"]
+def test_image_patches(tmp_path, quick_run):
+    metrics = quick_run(image_patches, folder=tmp_path / "patches")["metrics"]
     assert len(list((tmp_path / "patches").iterdir())) == image_patches.N_FILES
     assert metrics["n_devices"] == jax.device_count()
     assert metrics["streamed_minus_sharded"] == pytest.approx(0, abs=0.01)
@@ -86,7 +73,7 @@ def test_image_patches(tmp_path):
     first, second = metrics["stochastic_after_one_pass"], metrics["stochastic_after_two_passes"]
     assert first < second < metrics["mean_log_likelihood"] < second + 6
     with pytest.raises(UserError, match=r"'missing.npy' does not exist"):
-        run(image_patches, tmp_path, files=(Path("missing.npy"),))
+        quick_run(image_patches, files=(Path("missing.npy"),))
 
 
 def test_purity_counts_by_hand():
@@ -119,9 +106,9 @@ def test_binarisation_is_one_fixed_draw_of_the_intensity():
         (gaussian_mixture, {"n_components": 99}, "n-components"),
     ],
 )
-def test_senseless_options_are_explained(tmp_path, module, options, name):
+def test_senseless_options_are_explained(module, options, name, quick_run):
     with pytest.raises(UserError, match=name):
-        run(module, tmp_path, **options)
+        quick_run(module, **options)
 
 
 def test_colours_mix_by_responsibility():

@@ -1,58 +1,39 @@
 """The sparse experiments run on their shipped data, and their figures make sense."""
 
-import importlib
-import json
-
 import numpy as np
-import pytest
 
-from experiments.report import Report
 from experiments.sparse import _patches as patches
-from experiments.sparse import nmf_parts
+from experiments.sparse import denoising, dictionary, l1_geometry, nmf_parts, saliency
 
 
-@pytest.fixture
-def metrics(tmp_path):
-    def run(name):
-        module = importlib.import_module(f"experiments.sparse.{name}")
-        with Report(name, tmp_path, config=module.Config(quick=True)) as report:
-            module.run(module.Config(quick=True), report)
-        contents = json.loads((tmp_path / name / "metrics.json").read_text())
-        for figure in contents["figures"]:
-            assert (tmp_path / name / figure["file"]).stat().st_size > 0
-        return contents["metrics"]
-
-    return run
-
-
-def test_nmf_parts(metrics):
-    found = metrics("nmf_parts")
+def test_nmf_parts(quick_run):
+    found = quick_run(nmf_parts)["metrics"]
     for name in ("faces", "digits"):
         # No rank-25 matrix about the mean is nearer than PCA's; parts are smaller than axes.
         assert found[f"{name}_pca_relative_error"] < found[f"{name}_nmf_relative_error"] < 0.7
         assert found[f"{name}_nmf_spread"] < found[f"{name}_pca_spread"]
 
 
-def test_l1_has_corners(metrics):
-    found = metrics("l1_geometry")
+def test_l1_has_corners(quick_run):
+    found = quick_run(l1_geometry)["metrics"]
     assert found["share_of_random_problems_with_a_zero_on_l1"] > 0.3
     assert found["share_of_random_problems_with_a_zero_on_l2"] < 0.05
     assert found["largest_violation_of_optimality_on_the_path"] < 1e-3
 
 
-def test_learned_atoms_cost_less(metrics):
-    found = metrics("dictionary")
+def test_learned_atoms_cost_less(quick_run):
+    found = quick_run(dictionary)["metrics"]
     assert found["learned_objective"] < min(found["DCT_objective"], found["PCA_objective"])
 
 
-def test_noise_is_taken_away(metrics):
-    found = metrics("denoising")
+def test_noise_is_taken_away(quick_run):
+    found = quick_run(denoising)["metrics"]
     assert found["decibels above noisy: least and mean"][0] > 6
     assert found["decibels above DCT: least and mean"][0] > -0.1
 
 
-def test_objects_stand_out(metrics):
-    found = metrics("saliency")
+def test_objects_stand_out(quick_run):
+    found = quick_run(saliency)["metrics"]
     assert found["mean AUC of surprise"] > 0.75
     assert found["mean AUC of surprise"] > found["mean AUC of local contrast"]
 

@@ -2,20 +2,23 @@
 
 An algorithm hands `iterate` a pure function that looks at some parameters and reports a `Step`: the
 objective of those parameters, and the parameters to try next. The driver does the rest (history,
-stopping, keeping the last good parameters), so that every fit of this library is one `lax.scan`,
-stops early when alone and freezes its finished lanes under `vmap`.
+stopping, keeping the last good parameters), so that every fit of this library is one `lax.scan`
+that stops early. Under `vmap` finished lanes are frozen, or give their place to waiting ones.
 """
 
 from __future__ import annotations
 
 import enum
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int, ScalarLike
+
+from unsup_jax.core.lanes import Loop, any_lane, in_turns
 
 Params = Any  # a pytree of arrays
 
@@ -82,54 +85,72 @@ class _Carry(NamedTuple):
     status: Int[Array, ""]
 
 
-@jax.custom_batching.custom_vmap
-def any_lane(flag: Bool[Array, ""]) -> Bool[Array, ""]:
-    """`flag` of a single fit; under `vmap`, whether any lane has it: a predicate without lanes.
-
-    A `lax.cond` on it stays a branch under `vmap`: a sweep ends with its last running lane, and no
-    lane pays for a careful path that none needs.
-    """
-    return flag
-
-
-@any_lane.def_vmap
-def _any_lane_vmap(axis_size: int, in_batched: list[bool], flag: Array) -> tuple[Array, bool]:
-    del axis_size
-    return any_lane(flag.any(0) if in_batched[0] else flag), False
-
-
 def iterate(
-    step: Callable[[Params], Step], params: Params, tol: ScalarLike, *, max_iter: int
+    step: Callable[..., Step],
+    params: Params,
+    tol: ScalarLike,
+    *args: Any,
+    max_iter: int,
+    lanes: int | None = None,
 ) -> Fit:
-    """Run `params -> step(params)` until its error is at most `tol`, or `max_iter` times.
+    """Run `params -> step(params, *args)` until its error is at most `tol`, or `max_iter` times.
 
     The parameters returned are ones whose objective was evaluated and found finite, so
     `Fit.objective` belongs to `Fit.params`: `max_iter` updates cost `max_iter + 1` evaluations, of
     which the first is the start's. A negative `tol` never stops, `tol=0` stops at a fixed point.
-    Reverse-mode derivatives flow through the steps that were taken.
+    Derivatives, forward and reverse, flow through the steps that were taken.
 
     Args:
         step: The iteration: reports the objective of its argument and the next parameters.
         params: The start.
         tol: Traced; the stopping threshold on `Step.error`.
+        *args: Arrays and pytrees that `step` takes beside the parameters.
         max_iter: Static; the largest number of updates.
+        lanes: Static; under `vmap` on a CPU, the most fits that step at once. One that has
+            finished gives its place to one that waits; `step` must then close over no array and
+            use no named axis. `None`: all step together, until the last has finished.
 
     Raises:
         ValueError: If `max_iter` is negative.
     """
     _check(max_iter)
+    whole = partial(_iterate, step, max_iter=max_iter)
+    if lanes is None:
+        return whole(params, tol, *args)
 
+    def begin(params, tol, *args):
+        del tol
+        start = _start(params, jax.eval_shape(step, params, *args).objective.dtype)
+        return start, jnp.full(max_iter + 1, jnp.inf, start.objective.dtype)
+
+    def advance(state, _, tol, *args):
+        carry, history = state
+        carry = _advance(carry, step(carry.candidate, *args), tol)
+        return carry, history.at[carry.n_steps].set(carry.objective)
+
+    def running(state):
+        return (state[0].status == Status.RUNNING) & (state[0].n_steps < max_iter)
+
+    def end(state):
+        carry, history = state
+        seen = jnp.arange(max_iter + 1) <= carry.n_steps
+        return _finish(carry, jnp.where(seen, history, carry.objective)[1:])
+
+    return in_turns(whole, Loop(begin, running, advance, end), params, tol, *args, lanes=lanes)
+
+
+def _iterate(step, params, tol, *args, max_iter):
     def body(carry: _Carry, _: None) -> tuple[_Carry, Float[Array, ""]]:
         running = carry.status == Status.RUNNING
 
         def advance_running(carry: _Carry) -> _Carry:
-            new = _advance(carry, step(carry.candidate), tol)
+            new = _advance(carry, step(carry.candidate, *args), tol)
             return jax.tree.map(lambda new, old: jnp.where(running, new, old), new, carry)
 
         carry = lax.cond(any_lane(running), advance_running, lambda same: same, carry)
         return carry, carry.objective
 
-    start = _start(params, jax.eval_shape(step, params).objective.dtype)
+    start = _start(params, jax.eval_shape(step, params, *args).objective.dtype)
     end, history = lax.scan(body, start, length=max_iter + 1)
     return _finish(end, history[1:])
 

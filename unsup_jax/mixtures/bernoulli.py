@@ -220,11 +220,12 @@ def fit(
 
 @partial(jax.jit, static_argnames=("max_iter", "tile_size", "axis_name"))
 def _fit(params, x, weights, smoothing, tol, *, max_iter, tile_size, axis_name):
-    def step(params):
+    def step(params, x, weights, smoothing):
         sums = e_step(params, x, weights, tile_size=tile_size, axis_name=axis_name)
         return update(params, sums, smoothing)
 
-    return iterate(step, params, tol, max_iter=max_iter)
+    lanes = mixing.LANES if axis_name is None else None
+    return iterate(step, params, tol, x, weights, smoothing, max_iter=max_iter, lanes=lanes)
 
 
 def update(params: Params, sums: Stats, smoothing: ScalarLike = 0.05) -> Step:

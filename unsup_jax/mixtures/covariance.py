@@ -24,7 +24,7 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int, Scalar
 
-from unsup_jax.core.fit import any_lane
+from unsup_jax.core.lanes import any_lane
 from unsup_jax.core.linalg import einsum, inverse_tril, matmul, safe_cholesky
 
 FEW = 12  # features: up to here, products of two features shared by all components are cheaper

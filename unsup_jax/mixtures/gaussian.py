@@ -285,11 +285,12 @@ def fit(
     check_matrix("params.means", params.means, n_features=x.shape[1])
     check_weights(weights, x)
 
-    def step(params):
+    def step(params, x, weights, reg_covar):
         sums = e_step(params, x, weights, tile_size=tile_size, axis_name=axis_name)
         return update(params, sums, reg_covar)
 
-    return iterate(step, params, tol, max_iter=max_iter)
+    lanes = mixing.LANES if axis_name is None else None
+    return iterate(step, params, tol, x, weights, reg_covar, max_iter=max_iter, lanes=lanes)
 
 
 def update(params: Params, sums: Stats, reg_covar: ScalarLike = 1e-6) -> Step:

@@ -17,8 +17,10 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray, ScalarLike
 
 from unsup_jax.core import stats
 from unsup_jax.core.checks import check_count, check_matrix, check_weights
-from unsup_jax.core.fit import Fit, Step, any_lane, iterate
+from unsup_jax.core.fit import Fit, Step, iterate
+from unsup_jax.core.lanes import any_lane
 from unsup_jax.core.linalg import matmul, squared_distances
+from unsup_jax.mixtures import mixing
 
 TILE = 2000  # rows: one tile and its distances stay in a core's cache
 
@@ -160,7 +162,7 @@ def fit(
     check_matrix("centers", centers, n_features=x.shape[1])
     check_weights(weights, x)
 
-    def step(centers):
+    def step(centers, x, weights):
         sums = assign_step(centers, x, weights, tile_size=tile_size, axis_name=axis_name)
         empty = sums.mass <= 0
         moved = centers + sums.first / jnp.where(empty, 1, sums.mass)[:, None]
@@ -173,7 +175,8 @@ def fit(
         move = ((moved - centers) ** 2).sum(1).mean()
         return Step(moved, objective, error=move / jnp.where(objective > 0, objective, 1))
 
-    return iterate(step, centers, tol, max_iter=max_iter)
+    lanes = mixing.LANES if axis_name is None else None
+    return iterate(step, centers, tol, x, weights, max_iter=max_iter, lanes=lanes)
 
 
 def _nearest(centers, rows):

@@ -18,7 +18,7 @@ from jax import lax
 from jaxtyping import Array, Bool, Float
 
 from unsup_jax.core import stats
-from unsup_jax.core.fit import any_lane
+from unsup_jax.core.lanes import any_lane
 from unsup_jax.core.linalg import matmul
 from unsup_jax.sparse import blocks
 from unsup_jax.sparse.prox import project_nonnegative, project_unit_ball
