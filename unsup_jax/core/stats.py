@@ -85,7 +85,9 @@ def weigh(rows: Float[Array, "n d"], weights: Float[Array, "n"] | None) -> Float
     return rows if weights is None else rows * weights[:, None]
 
 
-def column_sums(x: Float[Array, "n d"], weights: Float[Array, "n"] | None) -> Float[Array, "d"]:
+def column_sums(
+    x: Float[Array, "n d"], weights: Float[Array, "n"] | None = None
+) -> Float[Array, "d"]:
     """`sum_i w_i x_i`, as a matrix product: on a CPU far faster than a reduction over rows."""
     return matmul(jnp.ones_like(x[:, 0]) if weights is None else weights, x)
 

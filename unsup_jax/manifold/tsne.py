@@ -28,8 +28,10 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray, ScalarLike
 from unsup_jax.core import fit as driver
 from unsup_jax.core.checks import check_choice, check_count, check_matrix
 from unsup_jax.core.fit import Fit, Step
+from unsup_jax.core.linalg import matmul
+from unsup_jax.core.stats import column_sums
 from unsup_jax.manifold import affinities, repulsion, starts
-from unsup_jax.manifold.affinities import Affinities, joint
+from unsup_jax.manifold.affinities import Affinities, Sparse, joint
 from unsup_jax.manifold.attraction import attraction, energy
 from unsup_jax.manifold.neighbors import check_finite
 from unsup_jax.manifold.placement import transform
@@ -49,7 +51,7 @@ __all__ = [
     "transform",
 ]
 
-EXACT_UP_TO = 2000  # samples; beyond, maps of one and two dimensions use the grid
+EXACT_UP_TO = affinities.DENSE_UP_TO  # samples; beyond, maps of 1 and 2 dimensions use the grid
 _LONGEST_STEP = 5.0
 _PAIRS_OF_A_LANE = 2**18  # at a time in `fit`: those of eight lanes of a `vmap` fit a cache
 
@@ -98,6 +100,7 @@ class Schedule(NamedTuple):
 USUAL = Schedule()
 
 
+@jax.jit
 def start(embedding: Float[Array, "n q"]) -> State:
     """The state in which an optimisation from this map begins: at rest."""
     check_matrix("embedding", embedding)
@@ -114,8 +117,8 @@ def kl_divergence(
 ) -> Float[Array, ""]:
     """`KL(P || Q)` in nats; `repelled` is the repulsion in this map, `None` means the exact one."""
     repelled = repulsion.exact(embedding, dof=dof) if repelled is None else repelled
-    total = repelled.potential.sum()
-    return energy(embedding, p, dof=dof) + jnp.log(total) - affinities.entropy(p)
+    constant = affinities.entropy(p)
+    return energy(embedding, p, dof=dof) + jnp.log(repelled.normalizer) - constant
 
 
 def gradient(
@@ -135,10 +138,22 @@ def gradient(
         repelled: The repulsion in this map; `None` means the exact one.
         dof: Static; degrees of freedom.
     """
+    exaggeration = jnp.asarray(exaggeration, embedding.dtype)
+    if repelled is None and not isinstance(p, Sparse):
+        return _gradient_of_all_pairs(embedding, p, exaggeration, dof)
     repelled = repulsion.exact(embedding, dof=dof) if repelled is None else repelled
-    pull = jnp.asarray(exaggeration, embedding.dtype) * attraction(embedding, p, dof=dof)
+    pull = exaggeration * attraction(embedding, p, dof=dof)
     # `force` is (alpha + 1) / alpha times the sum over w k (y_i - y_j).
-    return 2 * ((dof + 1) / dof * pull - repelled.force / repelled.potential.sum())
+    return 2 * ((dof + 1) / dof * pull - repelled.force / repelled.normalizer)
+
+
+def _gradient_of_all_pairs(y, p, exaggeration, dof):
+    """Attraction and repulsion as one matrix of weights, as large as `p`: half the passes."""
+    w, k = repulsion.kernel(repulsion.squared_distances(y, y), dof=dof)
+    total = k.sum() - y.shape[0]
+    charges = jnp.concatenate([y, jnp.ones_like(y[:, :1])], 1)
+    sums = matmul(w * (exaggeration * p - k / total), charges)
+    return 2 * (dof + 1) / dof * (y * sums[:, -1:] - sums[:, :-1])
 
 
 def step(
@@ -171,7 +186,7 @@ def step(
     length = jnp.linalg.norm(velocity, axis=1, keepdims=True)
     velocity = velocity * (_LONGEST_STEP / jnp.maximum(length, _LONGEST_STEP))
     y = y + velocity
-    return State(y - y.mean(0)[None], velocity, gains, state.n_steps + 1)
+    return State(y - (column_sums(y) / y.shape[0])[None], velocity, gains, state.n_steps + 1)
 
 
 def _now(schedule, state):
@@ -219,7 +234,7 @@ def fit(
     def update(state):
         y = state.embedding
         repelled = repulsion.exact(y, dof=dof, tile_pairs=_PAIRS_OF_A_LANE)
-        objective = energy(y, p, dof=dof) + jnp.log(repelled.potential.sum()) - constant
+        objective = energy(y, p, dof=dof) + jnp.log(repelled.normalizer) - constant
         return Step(step(state, p, schedule, repelled, dof=dof), objective)
 
     return driver.iterate(update, begin, tol, max_iter=max_iter)
@@ -319,9 +334,9 @@ def embed(
 ) -> Float[Array, "n q"]:
     """Embed the rows of `x`: neighbours, affinities, 250 + 500 updates. Runs on the host.
 
-    Up to 500 samples, affinities are between all of them; beyond, between 3 x perplexity
-    neighbours. Up to 2000 samples, and in more than two dimensions, the gradient is exact; beyond,
-    the repulsion goes through a grid.
+    Up to 2000 samples, affinities are between all of them and the gradient is exact. Beyond,
+    affinities are between 3 x perplexity neighbours, and the repulsion goes through a grid, but for
+    maps of more than two dimensions, where it is exact.
 
     Args:
         x: Data; reduce hundreds of features by PCA to about 50 first.
