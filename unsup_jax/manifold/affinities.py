@@ -28,6 +28,7 @@ from unsup_jax.manifold.neighbors import Neighbors, as_indices, knn
 
 DENSE_UP_TO = 2000  # samples; beyond, `joint` keeps the affinities of neighbours only
 WIDTH = 32  # entries of a slice: a row of the sparse matrix is cut into slices this wide
+PER_SLICE = ("p.rows", "p.columns", "p.values")  # what is sharded, if affinities are
 _HALVINGS = 32  # of an interval of 60: beyond the digits of a float32
 _TILE = 2**18  # squared distances at a time, for all the halvings of a tile in cache
 
@@ -216,10 +217,28 @@ def n_samples(p: Affinities) -> int:
     return (p.mass if isinstance(p, Sparse) else p).shape[0]
 
 
-def entropy(p: Affinities) -> Float[Array, ""]:
+def entropy(p: Affinities, *, axis_name: str | None = None) -> Float[Array, ""]:
     """`-sum_ij p_ij log p_ij` in nats."""
-    values = p.values if isinstance(p, Sparse) else p
-    return -jax.scipy.special.xlogy(values, values).sum()
+    if isinstance(p, Sparse):
+        total = -jax.scipy.special.xlogy(p.values, p.values).sum()
+        return total if axis_name is None else lax.psum(total, axis_name)
+    return -jax.scipy.special.xlogy(p, p).sum()
+
+
+def pad(p: Sparse, n_devices: int) -> Sparse:
+    """The same affinities in a number of slices that the devices divide, ready to be sharded.
+
+    step = distributed.data_parallel(tsne.step, mesh, per_row=affinities.PER_SLICE)
+    state = step(state, affinities.pad(p, mesh.size))
+    """
+    empty = -p.rows.shape[0] % n_devices
+    last = jnp.full((empty,), p.rows[-1])
+    columns = jnp.broadcast_to(last[:, None], (empty, p.columns.shape[1]))
+    return p._replace(
+        rows=jnp.concatenate([p.rows, last]),
+        columns=jnp.concatenate([p.columns, columns]),
+        values=jnp.pad(p.values, ((0, empty), (0, 0))),
+    )
 
 
 def check_perplexity(perplexity: ScalarLike | Array, at_most: int) -> None:

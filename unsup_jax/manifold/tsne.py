@@ -114,11 +114,13 @@ def kl_divergence(
     repelled: Repulsion | None = None,
     *,
     dof: float = 1.0,
+    axis_name: str | None = None,
 ) -> Float[Array, ""]:
     """`KL(P || Q)` in nats; `repelled` is the repulsion in this map, `None` means the exact one."""
-    repelled = repulsion.exact(embedding, dof=dof) if repelled is None else repelled
-    constant = affinities.entropy(p)
-    return energy(embedding, p, dof=dof) + jnp.log(repelled.normalizer) - constant
+    repelled = _repelled(embedding, repelled, dof, axis_name)
+    constant = affinities.entropy(p, axis_name=axis_name)
+    attracted = energy(embedding, p, dof=dof, axis_name=axis_name)
+    return attracted + jnp.log(repelled.normalizer) - constant
 
 
 def gradient(
@@ -128,6 +130,7 @@ def gradient(
     repelled: Repulsion | None = None,
     *,
     dof: float = 1.0,
+    axis_name: str | None = None,
 ) -> Float[Array, "n q"]:
     """The derivative of `kl_divergence`, with `p` multiplied by the exaggeration.
 
@@ -137,14 +140,21 @@ def gradient(
         exaggeration: Factor of the attraction.
         repelled: The repulsion in this map; `None` means the exact one.
         dof: Static; degrees of freedom.
+        axis_name: Static; the mapped axis over which the slices of `p` are sharded, if any. The
+            map is whole on every device.
     """
     exaggeration = jnp.asarray(exaggeration, embedding.dtype)
-    if repelled is None and not isinstance(p, Sparse):
+    if repelled is None and axis_name is None and not isinstance(p, Sparse):
         return _gradient_of_all_pairs(embedding, p, exaggeration, dof)
-    repelled = repulsion.exact(embedding, dof=dof) if repelled is None else repelled
-    pull = exaggeration * attraction(embedding, p, dof=dof)
+    repelled = _repelled(embedding, repelled, dof, axis_name)
+    pull = exaggeration * attraction(embedding, p, dof=dof, axis_name=axis_name)
     # `force` is (alpha + 1) / alpha times the sum over w k (y_i - y_j).
     return 2 * ((dof + 1) / dof * pull - repelled.force / repelled.normalizer)
+
+
+def _repelled(y, repelled, dof, axis_name):
+    """The repulsion given, or the exact one."""
+    return repulsion.exact(y, dof=dof, axis_name=axis_name) if repelled is None else repelled
 
 
 def _gradient_of_all_pairs(y, p, exaggeration, dof):
@@ -163,6 +173,7 @@ def step(
     repelled: Repulsion | None = None,
     *,
     dof: float = 1.0,
+    axis_name: str | None = None,
 ) -> State:
     """One update: gradient descent with momentum and gains.
 
@@ -176,10 +187,12 @@ def step(
         schedule: Hyperparameters.
         repelled: The repulsion in this map; `None` means the exact one.
         dof: Static; degrees of freedom.
+        axis_name: Static; the mapped axis over which the slices of `p` are sharded, if any. The
+            map is whole on every device.
     """
     y = state.embedding
     momentum, exaggeration, rate = _now(schedule, state)
-    slope = gradient(y, p, exaggeration, repelled, dof=dof)
+    slope = gradient(y, p, exaggeration, repelled, dof=dof, axis_name=axis_name)
     downhill = jnp.sign(state.velocity) != jnp.sign(slope)
     gains = jnp.where(downhill, state.gains + 0.2, state.gains * 0.8 + 0.01)
     velocity = momentum * state.velocity - rate / 4 * gains * slope
@@ -201,7 +214,7 @@ def _now(schedule, state):
     return tuple(jnp.asarray(a, state.embedding.dtype) for a in (momentum, exaggeration, rate))
 
 
-@partial(jax.jit, static_argnames=("dof", "max_iter"))
+@partial(jax.jit, static_argnames=("dof", "max_iter", "axis_name"))
 def fit(
     state: State | Float[Array, "n q"],
     p: Affinities,
@@ -210,6 +223,7 @@ def fit(
     *,
     dof: float = 1.0,
     max_iter: int = 750,
+    axis_name: str | None = None,
 ) -> Fit:
     """Optimise a map with the exact gradient: one expression, for up to some thousand samples.
 
@@ -220,6 +234,7 @@ def fit(
         tol: Stops when the KL divergence changes by at most this; never, by default.
         dof: Static; degrees of freedom.
         max_iter: Static; number of updates.
+        axis_name: As in `step`.
 
     Returns:
         `Fit` with a `State` as parameters and the KL divergence in nats (without exaggeration) as
@@ -229,13 +244,14 @@ def fit(
         ValueError: If shapes do not match.
     """
     begin = _begin(state, p)
-    constant = affinities.entropy(p)
+    options = {"dof": dof, "axis_name": axis_name}
+    constant = affinities.entropy(p, axis_name=axis_name)
 
     def update(state):
         y = state.embedding
-        repelled = repulsion.exact(y, dof=dof, tile_pairs=_PAIRS_OF_A_LANE)
-        objective = energy(y, p, dof=dof) + jnp.log(repelled.normalizer) - constant
-        return Step(step(state, p, schedule, repelled, dof=dof), objective)
+        repelled = repulsion.exact(y, tile_pairs=_PAIRS_OF_A_LANE, **options)
+        objective = energy(y, p, **options) + jnp.log(repelled.normalizer) - constant
+        return Step(step(state, p, schedule, repelled, **options), objective)
 
     return driver.iterate(update, begin, tol, max_iter=max_iter)
 
