@@ -110,7 +110,8 @@ def test_dtype_in_is_dtype_out(algorithm, dtype, x64):
     params = start(algorithm, x)
     fit = algorithm.fit(params, x, max_iter=3)
     for leaf in jax.tree.leaves((params, fit.params, fit.objective, fit.history)):
-        assert leaf.dtype == dtype
+        if not jnp.issubdtype(leaf.dtype, jnp.integer):  # t-SNE counts its steps
+            assert leaf.dtype == dtype
 
 
 @every_sum
