@@ -10,7 +10,7 @@ import pytest
 from unsup_jax import distributed
 from unsup_jax.autoencoders import training
 from unsup_jax.linear import pca
-from unsup_jax.manifold import lle, neighbors
+from unsup_jax.manifold import affinities, lle, neighbors, repulsion, tsne
 from unsup_jax.mixtures import bernoulli, gaussian, kmeans
 from unsup_jax.sparse import dictionary, nmf
 
@@ -91,6 +91,31 @@ def test_neighbours_and_reconstruction_weights():
     )
     mine = weights((X, found.indices), X)
     assert_close(mine, lle.weights(X, X, truth.indices))
+
+
+@pytest.mark.parametrize("n_devices", [1, 2, 4, 8])
+def test_steps_of_t_sne(n_devices):
+    """Slices of the affinities sharded, the map whole, its points shared: exact and on a grid."""
+    p = affinities.nearest(neighbors.knn(X, n_neighbors=40), 10.0)
+    assert p.rows.shape[0] % 8  # neither slices nor points divide
+    begin = tsne.start(2 * jax.random.normal(KEY, (N, 2)))
+
+    def on_grid(state, p, *, axis_name=None):
+        repelled = repulsion.grid(state.embedding, size=128, axis_name=axis_name)
+        kl = tsne.kl_divergence(state.embedding, p, repelled, axis_name=axis_name)
+        return kl, tsne.step(state, p, repelled=repelled, axis_name=axis_name)
+
+    def exact(state, p, *, axis_name=None):
+        kl = tsne.kl_divergence(state.embedding, p, axis_name=axis_name)
+        return kl, tsne.step(state, p, axis_name=axis_name)
+
+    for step in (exact, on_grid):
+        run = distributed.data_parallel(step, mesh(n_devices), per_row=affinities.PER_SLICE)
+        assert_close(run(begin, affinities.pad(p, n_devices)), step(begin, p), 1e-5)
+
+    fit = distributed.data_parallel(tsne.fit, mesh(n_devices), per_row=affinities.PER_SLICE)
+    sharded = fit(begin, affinities.pad(p, n_devices), max_iter=5)
+    assert_close(sharded, tsne.fit(begin, p, max_iter=5))
 
 
 def all_reduces(lowered, gathers=False):

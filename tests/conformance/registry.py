@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from unsup_jax.manifold import affinities, tsne
 from unsup_jax.mixtures import bernoulli, gaussian, kmeans
 
 
@@ -42,7 +43,7 @@ class Algorithm:
         sweep: Three values of every traced hyperparameter of `fit`.
         sign: +1 if the objective is maximised, -1 if minimised, 0 if it need not be monotone.
         exact: Fixed values of hyperparameters at which the objective is exactly monotone.
-        invariant: A function of the parameters and data that identifies the solution.
+        is_sum: Whether `fit` sums over samples: takes weights, tiles and shards.
     """
 
     name: str
@@ -52,6 +53,7 @@ class Algorithm:
     sweep: dict[str, tuple[float, float, float]]
     sign: int
     exact: dict[str, float] = field(default_factory=dict)
+    is_sum: bool = True
 
     @property
     def traced(self) -> list[str]:
@@ -76,6 +78,17 @@ def _gaussian(structure):
     )
 
 
+def _embed(params, x, perplexity=10.0, learning_rate=20.0, tol=-1.0, *, max_iter=100):
+    """t-SNE from data to map: one expression in all that can be swept."""
+    p = affinities.dense(x, perplexity)
+    return tsne.fit(params, p, tsne.Schedule(learning_rate), tol, max_iter=max_iter)
+
+
+def _scattered(key, x, weights=None):
+    """A map to start from, wide enough for steps not to hang on rounding."""
+    return tsne.start(jax.random.normal(key, (x.shape[0], 2), x.dtype))
+
+
 ALGORITHMS = [
     Algorithm(
         "kmeans",
@@ -93,6 +106,19 @@ ALGORITHMS = [
         bits,
         {"smoothing": (0.0, 0.05, 1.0), "tol": (1e-2, 1e-4, 0.0)},
         sign=1,
+    ),
+    Algorithm(
+        "tsne",
+        _embed,
+        _scattered,
+        partial(blobs, n=60),
+        {
+            "perplexity": (5.0, 10.0, 15.0),
+            "learning_rate": (5.0, 10.0, 20.0),
+            "tol": (-1.0, 1e-3, 0.0),
+        },
+        sign=0,
+        is_sum=False,
     ),
 ]
 

@@ -85,7 +85,9 @@ def weigh(rows: Float[Array, "n d"], weights: Float[Array, "n"] | None) -> Float
     return rows if weights is None else rows * weights[:, None]
 
 
-def column_sums(x: Float[Array, "n d"], weights: Float[Array, "n"] | None) -> Float[Array, "d"]:
+def column_sums(
+    x: Float[Array, "n d"], weights: Float[Array, "n"] | None = None
+) -> Float[Array, "d"]:
     """`sum_i w_i x_i`, as a matrix product: on a CPU far faster than a reduction over rows."""
     return matmul(jnp.ones_like(x[:, 0]) if weights is None else weights, x)
 
@@ -134,3 +136,16 @@ def map_rows(function: Callable[[Data], Stats], x: Data, *, tile_size: int | Non
     return jax.tree.map(
         lambda a: jnp.concatenate([a[:-1].reshape(-1, *a.shape[2:]), a[-1, tile - last :]]), tiles
     )
+
+
+def share_rows(x: Float[Array, "n d"], axis_name: str) -> tuple[Array, Float[Array, "m"]]:
+    """This device's even share of rows that all know, and weights: 0 for what fills it up."""
+    n = x.shape[0]
+    each = -(-n // lax.axis_size(axis_name))
+    rows = lax.axis_index(axis_name) * each + jnp.arange(each)
+    return x[jnp.minimum(rows, n - 1)], (rows < n).astype(x.dtype)
+
+
+def collect_rows(shares: Data, n: int, axis_name: str) -> Data:
+    """All `n` rows, from what every device found for its share of them."""
+    return jax.tree.map(lambda a: lax.all_gather(a, axis_name, tiled=True)[:n], shares)

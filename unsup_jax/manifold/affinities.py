@@ -26,10 +26,10 @@ from unsup_jax.core.checks import check_matrix
 from unsup_jax.core.stats import map_rows
 from unsup_jax.manifold.neighbors import Neighbors, as_indices, knn
 
-DENSE_UP_TO = 500  # samples; beyond, `joint` keeps the affinities of neighbours only
+DENSE_UP_TO = 2000  # samples; beyond, `joint` keeps the affinities of neighbours only
 WIDTH = 32  # entries of a slice: a row of the sparse matrix is cut into slices this wide
-_TOLERANCE = 1e-5  # of the entropy, in nats
-_HALVINGS = 60
+PER_SLICE = ("p.rows", "p.columns", "p.values")  # what is sharded, if affinities are
+_HALVINGS = 32  # of an interval of 60: beyond the digits of a float32
 _TILE = 2**18  # squared distances at a time, for all the halvings of a tile in cache
 
 
@@ -90,37 +90,29 @@ def conditional(
 
 
 def _bisect(squares, perplexity):
-    finite = jnp.isfinite(squares)
-    squares = jnp.where(finite, squares, 0)
-    scale = squares.sum(1) / jnp.maximum(finite.sum(1, dtype=squares.dtype), 1)
-    scale = jnp.where(scale > 0, scale, 1)[:, None]
-    target = jnp.log(perplexity)
+    is_there = jnp.isfinite(squares)
+    squares = jnp.where(is_there, squares, 0)
 
-    def evaluate(log_beta):
-        energies = squares * (jnp.exp(log_beta)[:, None] / scale)
-        weights = jnp.where(finite, jnp.exp(-energies), 0)
-        total = weights.sum(1)
-        entropy = jnp.log(total) + (weights * energies).sum(1) / total
-        return weights / total[:, None], entropy - target
+    def weigh(log_beta):
+        energies = squares * jnp.exp(log_beta)[:, None]
+        weights = jnp.where(is_there, jnp.exp(-energies), 0)
+        return energies, weights, weights.sum(1)
 
-    def halve(state):
-        low, high, _, i = state
+    def halve(_, ends):
+        low, high = ends
         middle = (low + high) / 2
-        error = evaluate(middle)[1]
-        # Entropy falls as beta rises. A row that is done stays where it is.
-        low = jnp.where(error > -_TOLERANCE, middle, low)
-        high = jnp.where(error < _TOLERANCE, middle, high)
-        return low, high, error, i + 1
+        energies, weights, total = weigh(middle)
+        entropy = jnp.log(total) + (weights * energies).sum(1) / total
+        # Entropy falls as beta rises.
+        flat = entropy > jnp.log(perplexity)
+        return jnp.where(flat, middle, low), jnp.where(flat, high, middle)
 
-    def unfinished(state):
-        _, _, error, i = state
-        return (i < _HALVINGS) & (jnp.abs(error) > _TOLERANCE).any()
-
+    largest = squares.max(1)
+    scale = jnp.log(jnp.where(largest > 0, largest, 1))
     # Both ends are beyond what float32 distances can tell apart.
-    ends = jnp.full_like(squares[:, 0], 30.0)
-    start = (-ends, ends, jnp.full_like(ends, jnp.inf), 0)
-    low, high, _, _ = lax.while_loop(unfinished, halve, start)
-    return evaluate((low + high) / 2)[0]
+    low, high = lax.fori_loop(0, _HALVINGS, halve, (-30 - scale, 30 - scale))
+    _, weights, total = weigh((low + high) / 2)
+    return weights / total[:, None]
 
 
 def dense(
@@ -164,12 +156,12 @@ _dense = jax.jit(dense)
 
 
 def joint(x: Float[Array, "n d"], perplexity: ScalarLike | Float[Array, "m"] = 30.0) -> Affinities:
-    """The affinities that `tsne.embed` uses: dense up to 500 samples, of neighbours beyond."""
+    """The affinities that `tsne.embed` uses: dense up to 2000 samples, of neighbours beyond."""
     n = x.shape[0]
     check_perplexity(perplexity, n - 1)
     if n <= DENSE_UP_TO:
-        return _dense(x, jnp.asarray(perplexity, x.dtype))
-    n_neighbors = min(n - 1, int(3 * jnp.max(jnp.asarray(perplexity))))
+        return _dense(x, np.asarray(perplexity, x.dtype))
+    n_neighbors = min(n - 1, int(3 * np.max(perplexity)))
     return nearest(knn(x, n_neighbors=n_neighbors), perplexity)
 
 
@@ -225,10 +217,28 @@ def n_samples(p: Affinities) -> int:
     return (p.mass if isinstance(p, Sparse) else p).shape[0]
 
 
-def entropy(p: Affinities) -> Float[Array, ""]:
+def entropy(p: Affinities, *, axis_name: str | None = None) -> Float[Array, ""]:
     """`-sum_ij p_ij log p_ij` in nats."""
-    values = p.values if isinstance(p, Sparse) else p
-    return -jax.scipy.special.xlogy(values, values).sum()
+    if isinstance(p, Sparse):
+        total = -jax.scipy.special.xlogy(p.values, p.values).sum()
+        return total if axis_name is None else lax.psum(total, axis_name)
+    return -jax.scipy.special.xlogy(p, p).sum()
+
+
+def pad(p: Sparse, n_devices: int) -> Sparse:
+    """The same affinities in a number of slices that the devices divide, ready to be sharded.
+
+    step = distributed.data_parallel(tsne.step, mesh, per_row=affinities.PER_SLICE)
+    state = step(state, affinities.pad(p, mesh.size))
+    """
+    empty = -p.rows.shape[0] % n_devices
+    last = jnp.full((empty,), p.rows[-1])
+    columns = jnp.broadcast_to(last[:, None], (empty, p.columns.shape[1]))
+    return p._replace(
+        rows=jnp.concatenate([p.rows, last]),
+        columns=jnp.concatenate([p.columns, columns]),
+        values=jnp.pad(p.values, ((0, empty), (0, 0))),
+    )
 
 
 def check_perplexity(perplexity: ScalarLike | Array, at_most: int) -> None:

@@ -15,10 +15,16 @@ from unsup_jax.manifold.affinities import Affinities, Sparse
 _TILE = 2**18  # pairs at a time
 
 
-def attraction(y: Float[Array, "n q"], p: Affinities, *, dof: float = 1.0) -> Float[Array, "n q"]:
-    """The attractive forces `sum_j p_ij w_ij (y_i - y_j)`, with `w = 1 / (1 + d^2 / alpha)`."""
+def attraction(
+    y: Float[Array, "n q"], p: Affinities, *, dof: float = 1.0, axis_name: str | None = None
+) -> Float[Array, "n q"]:
+    """The attractive forces `sum_j p_ij w_ij (y_i - y_j)`, with `w = 1 / (1 + d^2 / alpha)`.
+
+    The slices of sparse affinities may be sharded over the devices of `axis_name`.
+    """
     if isinstance(p, Sparse):
-        return _sparse_attraction(y, p, dof)
+        force = _sparse_attraction(y, p, dof)
+        return force if axis_name is None else lax.psum(force, axis_name)
     charges = jnp.concatenate([y, jnp.ones_like(y[:, :1])], 1)
 
     def rows(tile):
@@ -44,7 +50,9 @@ def _sparse_attraction(y, p, dof):
     return jax.ops.segment_sum(force, p.rows, y.shape[0], indices_are_sorted=True)
 
 
-def energy(y: Float[Array, "n q"], p: Affinities, *, dof: float = 1.0) -> Float[Array, ""]:
+def energy(
+    y: Float[Array, "n q"], p: Affinities, *, dof: float = 1.0, axis_name: str | None = None
+) -> Float[Array, ""]:
     """`-sum_ij p_ij log k_ij`: the divergence but for `log Z` and the entropy of `p`."""
     if isinstance(p, Sparse):
         if y.shape[1] == 2:
@@ -52,7 +60,8 @@ def energy(y: Float[Array, "n q"], p: Affinities, *, dof: float = 1.0) -> Float[
             squares = apart.real**2 + apart.imag**2
         else:
             squares = ((_get(y, p.rows)[:, None] - _get(y, p.columns)) ** 2).sum(2)
-        return -(p.values * _log_kernel(squares, dof)).sum(1).sum()
+        total = -(p.values * _log_kernel(squares, dof)).sum(1).sum()
+        return total if axis_name is None else lax.psum(total, axis_name)
 
     def rows(tile):
         points, p = tile

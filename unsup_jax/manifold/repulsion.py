@@ -31,7 +31,7 @@ from jax import lax
 from jaxtyping import Array, Float
 
 from unsup_jax.core.linalg import matmul
-from unsup_jax.core.stats import map_rows
+from unsup_jax.core.stats import collect_rows, map_rows, share_rows
 
 SPACING = 0.42  # of the nodes, at most, in widths of the kernel: forces within 2%
 # Nodes a side that `size_for` chooses from: few, for each is a program to compile.
@@ -51,6 +51,11 @@ class Repulsion(NamedTuple):
 
     potential: Float[Array, "n"]
     force: Float[Array, "n q"]
+
+    @property
+    def normalizer(self) -> Float[Array, ""]:
+        """`Z = sum_i phi_i`; as a matrix product, which compiles faster than a sum."""
+        return matmul(jnp.ones_like(self.potential), self.potential)
 
 
 class Kernel(NamedTuple):
@@ -109,6 +114,7 @@ def exact(
     *,
     dof: float = 1.0,
     tile_pairs: int = 2**20,
+    axis_name: str | None = None,
 ) -> Repulsion:
     """All pairs, in tiles; in any dimension.
 
@@ -117,8 +123,10 @@ def exact(
         others: The points that exert it; `None` means `y`, without each point's force on itself.
         dof: Static; degrees of freedom.
         tile_pairs: Static; pairs at a time.
+        axis_name: Static; the mapped axis whose devices, all of which know all points, share them.
     """
     sources = y if others is None else others
+    shared = y if axis_name is None else share_rows(y, axis_name)[0]
     ones = jnp.ones_like(sources[:, :1])
     charges = jnp.concatenate([sources, ones], 1)
 
@@ -129,23 +137,40 @@ def exact(
         force = (dof + 1) / dof * (tile * sums[:, -1:] - sums[:, :-1])
         return matmul(k, ones)[:, 0], force
 
-    potential, force = map_rows(rows, y, tile_size=max(1, tile_pairs // sources.shape[0]))
-    return Repulsion(potential - (1 if others is None else 0), force)
+    potential, force = map_rows(rows, shared, tile_size=max(1, tile_pairs // sources.shape[0]))
+    mine = Repulsion(potential - (1 if others is None else 0), force)
+    return mine if axis_name is None else collect_rows(mine, y.shape[0], axis_name)
 
 
-def grid(y: Float[Array, "n q"], *, dof: float = 1.0, size: int) -> Repulsion:
+def grid(
+    y: Float[Array, "n q"], *, dof: float = 1.0, size: int, axis_name: str | None = None
+) -> Repulsion:
     """All pairs of points of a line or plane, through a grid of `size` nodes along each axis.
 
     The grid stretches or shrinks with the map (see `spacing_for`); `size_for` tells how many nodes
     its accuracy needs.
     """
     spacing = spacing_for(y, size=size)
-    return on_grid(y, kernel_on_grid(spacing, n_dims=y.shape[1], dof=dof, size=size), size=size)
+    kernel = kernel_on_grid(spacing, n_dims=y.shape[1], dof=dof, size=size)
+    return on_grid(y, kernel, size=size, axis_name=axis_name)
 
 
-def on_grid(y: Float[Array, "n q"], kernel: Kernel, *, size: int) -> Repulsion:
-    """All pairs of points, through a grid that holds them (see `fits`)."""
-    made = field(y, kernel, size=size)
+def on_grid(
+    y: Float[Array, "n q"], kernel: Kernel, *, size: int, axis_name: str | None = None
+) -> Repulsion:
+    """All pairs of points, through a grid that holds them (see `fits`).
+
+    The devices of `axis_name`, all of which know all points, share them and add up their grids.
+    """
+    made = field(y, kernel, size=size, axis_name=axis_name)
+    if axis_name is None:
+        return _from_others(made, y, kernel, size)
+    mine = _from_others(made, share_rows(y, axis_name)[0], kernel, size)
+    return collect_rows(mine, y.shape[0], axis_name)
+
+
+def _from_others(made, y, kernel, size):
+    """What a field does to the points that made it, each without itself."""
     potential, force = read(made, y)
     # The splines make what a point does to itself differ a little from k(0) and from no force:
     # much, where points are far apart.
@@ -197,16 +222,23 @@ def kernel_on_grid(
     return Kernel(spectrum, spacing, level, core)
 
 
-def field(y: Float[Array, "n q"], kernel: Kernel, *, size: int) -> Field:
+def field(
+    y: Float[Array, "n q"], kernel: Kernel, *, size: int, axis_name: str | None = None
+) -> Field:
     """The potential of the points `y`, each of charge 1, at the nodes of a grid centred on them."""
     n, q = y.shape
     points = y.T
     middle = (points.max(1) + points.min(1)) / 2
+    if axis_name is not None:
+        mine, is_there = share_rows(y, axis_name)
+        points = mine.T
     origin = middle - (size - 1) / 2 * kernel.spacing
     first, fractions = _locate(points, origin, kernel.spacing, size)
     # Of the nodes around a point, those along the last axis are neighbours in memory: one window.
     splines = [jnp.stack(_spline(t), 1) for t in fractions]
     windows = math.prod(_along(s, i, q, batch=True) for i, s in enumerate(splines))
+    if axis_name is not None:
+        windows = windows * _along(is_there, 0, q + 1)
     starts = first[:, None] + jnp.asarray(_stencil(size, q)[::4], jnp.int32)[None]
     window = lax.ScatterDimensionNumbers((1,), (), (0,))
     charges = lax.scatter_add(
@@ -216,6 +248,7 @@ def field(y: Float[Array, "n q"], kernel: Kernel, *, size: int) -> Field:
         window,
         mode="promise_in_bounds",
     )
+    charges = charges if axis_name is None else lax.psum(charges, axis_name)
     shape, axes = (2 * size,) * q, tuple(range(q))
     transform = jnp.fft.rfftn(charges.reshape((size,) * q), shape, axes)
     transform = lax.complex(transform.real * kernel.spectrum, transform.imag * kernel.spectrum)

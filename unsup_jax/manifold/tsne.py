@@ -28,8 +28,10 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray, ScalarLike
 from unsup_jax.core import fit as driver
 from unsup_jax.core.checks import check_choice, check_count, check_matrix
 from unsup_jax.core.fit import Fit, Step
+from unsup_jax.core.linalg import matmul
+from unsup_jax.core.stats import column_sums
 from unsup_jax.manifold import affinities, repulsion, starts
-from unsup_jax.manifold.affinities import Affinities, joint
+from unsup_jax.manifold.affinities import Affinities, Sparse, joint
 from unsup_jax.manifold.attraction import attraction, energy
 from unsup_jax.manifold.neighbors import check_finite
 from unsup_jax.manifold.placement import transform
@@ -49,7 +51,7 @@ __all__ = [
     "transform",
 ]
 
-EXACT_UP_TO = 2000  # samples; beyond, maps of one and two dimensions use the grid
+EXACT_UP_TO = affinities.DENSE_UP_TO  # samples; beyond, maps of 1 and 2 dimensions use the grid
 _LONGEST_STEP = 5.0
 _PAIRS_OF_A_LANE = 2**18  # at a time in `fit`: those of eight lanes of a `vmap` fit a cache
 
@@ -98,6 +100,7 @@ class Schedule(NamedTuple):
 USUAL = Schedule()
 
 
+@jax.jit
 def start(embedding: Float[Array, "n q"]) -> State:
     """The state in which an optimisation from this map begins: at rest."""
     check_matrix("embedding", embedding)
@@ -111,11 +114,13 @@ def kl_divergence(
     repelled: Repulsion | None = None,
     *,
     dof: float = 1.0,
+    axis_name: str | None = None,
 ) -> Float[Array, ""]:
     """`KL(P || Q)` in nats; `repelled` is the repulsion in this map, `None` means the exact one."""
-    repelled = repulsion.exact(embedding, dof=dof) if repelled is None else repelled
-    total = repelled.potential.sum()
-    return energy(embedding, p, dof=dof) + jnp.log(total) - affinities.entropy(p)
+    repelled = _repelled(embedding, repelled, dof, axis_name)
+    constant = affinities.entropy(p, axis_name=axis_name)
+    attracted = energy(embedding, p, dof=dof, axis_name=axis_name)
+    return attracted + jnp.log(repelled.normalizer) - constant
 
 
 def gradient(
@@ -125,6 +130,7 @@ def gradient(
     repelled: Repulsion | None = None,
     *,
     dof: float = 1.0,
+    axis_name: str | None = None,
 ) -> Float[Array, "n q"]:
     """The derivative of `kl_divergence`, with `p` multiplied by the exaggeration.
 
@@ -134,11 +140,30 @@ def gradient(
         exaggeration: Factor of the attraction.
         repelled: The repulsion in this map; `None` means the exact one.
         dof: Static; degrees of freedom.
+        axis_name: Static; the mapped axis over which the slices of `p` are sharded, if any. The
+            map is whole on every device.
     """
-    repelled = repulsion.exact(embedding, dof=dof) if repelled is None else repelled
-    pull = jnp.asarray(exaggeration, embedding.dtype) * attraction(embedding, p, dof=dof)
+    exaggeration = jnp.asarray(exaggeration, embedding.dtype)
+    if repelled is None and axis_name is None and not isinstance(p, Sparse):
+        return _gradient_of_all_pairs(embedding, p, exaggeration, dof)
+    repelled = _repelled(embedding, repelled, dof, axis_name)
+    pull = exaggeration * attraction(embedding, p, dof=dof, axis_name=axis_name)
     # `force` is (alpha + 1) / alpha times the sum over w k (y_i - y_j).
-    return 2 * ((dof + 1) / dof * pull - repelled.force / repelled.potential.sum())
+    return 2 * ((dof + 1) / dof * pull - repelled.force / repelled.normalizer)
+
+
+def _repelled(y, repelled, dof, axis_name):
+    """The repulsion given, or the exact one."""
+    return repulsion.exact(y, dof=dof, axis_name=axis_name) if repelled is None else repelled
+
+
+def _gradient_of_all_pairs(y, p, exaggeration, dof):
+    """Attraction and repulsion as one matrix of weights, as large as `p`: half the passes."""
+    w, k = repulsion.kernel(repulsion.squared_distances(y, y), dof=dof)
+    total = k.sum() - y.shape[0]
+    charges = jnp.concatenate([y, jnp.ones_like(y[:, :1])], 1)
+    sums = matmul(w * (exaggeration * p - k / total), charges)
+    return 2 * (dof + 1) / dof * (y * sums[:, -1:] - sums[:, :-1])
 
 
 def step(
@@ -148,6 +173,7 @@ def step(
     repelled: Repulsion | None = None,
     *,
     dof: float = 1.0,
+    axis_name: str | None = None,
 ) -> State:
     """One update: gradient descent with momentum and gains.
 
@@ -161,17 +187,19 @@ def step(
         schedule: Hyperparameters.
         repelled: The repulsion in this map; `None` means the exact one.
         dof: Static; degrees of freedom.
+        axis_name: Static; the mapped axis over which the slices of `p` are sharded, if any. The
+            map is whole on every device.
     """
     y = state.embedding
     momentum, exaggeration, rate = _now(schedule, state)
-    slope = gradient(y, p, exaggeration, repelled, dof=dof)
+    slope = gradient(y, p, exaggeration, repelled, dof=dof, axis_name=axis_name)
     downhill = jnp.sign(state.velocity) != jnp.sign(slope)
     gains = jnp.where(downhill, state.gains + 0.2, state.gains * 0.8 + 0.01)
     velocity = momentum * state.velocity - rate / 4 * gains * slope
     length = jnp.linalg.norm(velocity, axis=1, keepdims=True)
     velocity = velocity * (_LONGEST_STEP / jnp.maximum(length, _LONGEST_STEP))
     y = y + velocity
-    return State(y - y.mean(0)[None], velocity, gains, state.n_steps + 1)
+    return State(y - (column_sums(y) / y.shape[0])[None], velocity, gains, state.n_steps + 1)
 
 
 def _now(schedule, state):
@@ -186,7 +214,7 @@ def _now(schedule, state):
     return tuple(jnp.asarray(a, state.embedding.dtype) for a in (momentum, exaggeration, rate))
 
 
-@partial(jax.jit, static_argnames=("dof", "max_iter"))
+@partial(jax.jit, static_argnames=("dof", "max_iter", "axis_name"))
 def fit(
     state: State | Float[Array, "n q"],
     p: Affinities,
@@ -195,6 +223,7 @@ def fit(
     *,
     dof: float = 1.0,
     max_iter: int = 750,
+    axis_name: str | None = None,
 ) -> Fit:
     """Optimise a map with the exact gradient: one expression, for up to some thousand samples.
 
@@ -205,6 +234,7 @@ def fit(
         tol: Stops when the KL divergence changes by at most this; never, by default.
         dof: Static; degrees of freedom.
         max_iter: Static; number of updates.
+        axis_name: As in `step`.
 
     Returns:
         `Fit` with a `State` as parameters and the KL divergence in nats (without exaggeration) as
@@ -214,13 +244,14 @@ def fit(
         ValueError: If shapes do not match.
     """
     begin = _begin(state, p)
-    constant = affinities.entropy(p)
+    options = {"dof": dof, "axis_name": axis_name}
+    constant = affinities.entropy(p, axis_name=axis_name)
 
     def update(state):
         y = state.embedding
-        repelled = repulsion.exact(y, dof=dof, tile_pairs=_PAIRS_OF_A_LANE)
-        objective = energy(y, p, dof=dof) + jnp.log(repelled.potential.sum()) - constant
-        return Step(step(state, p, schedule, repelled, dof=dof), objective)
+        repelled = repulsion.exact(y, tile_pairs=_PAIRS_OF_A_LANE, **options)
+        objective = energy(y, p, **options) + jnp.log(repelled.normalizer) - constant
+        return Step(step(state, p, schedule, repelled, **options), objective)
 
     return driver.iterate(update, begin, tol, max_iter=max_iter)
 
@@ -319,9 +350,9 @@ def embed(
 ) -> Float[Array, "n q"]:
     """Embed the rows of `x`: neighbours, affinities, 250 + 500 updates. Runs on the host.
 
-    Up to 500 samples, affinities are between all of them; beyond, between 3 x perplexity
-    neighbours. Up to 2000 samples, and in more than two dimensions, the gradient is exact; beyond,
-    the repulsion goes through a grid.
+    Up to 2000 samples, affinities are between all of them and the gradient is exact. Beyond,
+    affinities are between 3 x perplexity neighbours, and the repulsion goes through a grid, but for
+    maps of more than two dimensions, where it is exact.
 
     Args:
         x: Data; reduce hundreds of features by PCA to about 50 first.
