@@ -12,7 +12,7 @@ et al., 2007).
 Signals are solved apart: objectives, gaps and statuses have one entry a signal, and so may `lam`.
 
 Codes have derivatives with respect to dictionary, signals and `lam`, whatever solver they come
-from: while support and signs stay, `G_AA dz_A = d(W_A'(x - W_A z_A)) - dlam s` (`core.implicit`).
+from (`support`).
 """
 
 from __future__ import annotations
@@ -22,13 +22,12 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jax.scipy.linalg import cho_solve
 from jaxtyping import Array, Float, ScalarLike
 
 from unsup_jax.core import checks, implicit, stats
 from unsup_jax.core.fit import Fit, Status
-from unsup_jax.core.linalg import matmul, safe_cholesky
-from unsup_jax.sparse import fista, lars
+from unsup_jax.core.linalg import matmul
+from unsup_jax.sparse import fista, lars, support
 from unsup_jax.sparse.fista import certificate
 
 SOLVERS = ("auto", "lars", "fista")
@@ -208,7 +207,7 @@ def path(
 def _fit(components, x, lam, good, tol, codes, value, error, n_iter):
     """What was found, with its derivatives and statuses."""
     theta = components, x, _per_signal(lam, x)
-    codes = implicit.root(_optimality, _solve_on_support, codes, *theta)
+    codes = support.attach(codes, *theta)
     value = implicit.minimum(_objective, value, codes, *theta)
     error = lax.stop_gradient(error)
     status = jnp.where(
@@ -220,35 +219,6 @@ def _fit(components, x, lam, good, tol, codes, value, error, n_iter):
 
 def _objective(codes, components, x, lam):
     return objective(components, x, codes, lam)
-
-
-def _optimality(codes, components, x, lam):
-    """0 at the optimum, near which codes outside the support stay 0."""
-    c = matmul(x - matmul(codes, components), components.T)
-    return jnp.where(codes != 0, lam[:, None] * jnp.sign(codes) - c, codes)
-
-
-def _solve_on_support(codes, components, x, lam, v):
-    """The codes at which the derivative of `_optimality` has the value `v`."""
-    del x, lam
-    gram = matmul(components, components.T)
-    n_slots = lars.slots(components, None)
-
-    def rows(tile):
-        codes, v = tile
-        here = jnp.arange(codes.shape[0])[:, None]
-        atoms = lax.top_k(jnp.abs(codes), n_slots)[1]
-        inside = codes[here, atoms] != 0
-        small = jnp.where(
-            inside[:, :, None] & inside[:, None, :],
-            gram[atoms[:, :, None], atoms[:, None, :]],
-            jnp.eye(n_slots, dtype=v.dtype)[None],
-        )
-        solve = jax.vmap(lambda factor, b: cho_solve((factor, True), b))
-        solution = solve(safe_cholesky(small), v[here, atoms])
-        return v.at[here, atoms].set(solution, unique_indices=True)
-
-    return stats.map_rows(rows, (codes, v), tile_size=lars.TILE)
 
 
 def _homotopy(components, gram, x, lams, positive, sizes):
