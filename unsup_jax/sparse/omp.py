@@ -60,7 +60,8 @@ def encode(
     atoms = fixed * inverse[:, None]
 
     def rows(tile):
-        return _pursue(atoms, *tile, n_nonzero)
+        signals, limits = tile
+        return _pursue(atoms, signals, limits, n_nonzero)
 
     values, chosen = stats.map_rows(rows, (signals, limits), tile_size=tile_size)
     values = values * inverse[jnp.minimum(chosen, len(inverse) - 1)]
