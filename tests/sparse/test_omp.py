@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from jax.test_util import check_grads
 from sklearn.linear_model import orthogonal_mp
 
 from unsup_jax.sparse import omp
@@ -77,6 +78,15 @@ def test_exact_recovery_under_low_coherence(seed):
     x = jnp.asarray(codes @ atoms, jnp.float32)
     found = omp.encode(jnp.asarray(atoms, jnp.float32), x, 1e-8, n_nonzero=8)
     np.testing.assert_allclose(found, codes, atol=1e-4)
+
+
+@pytest.mark.parametrize("mode", ["fwd", "rev"])
+def test_codes_have_derivatives(mode, x64):
+    """Finite differences in the dictionary and the signals; the tolerance only stops."""
+    atoms, x = (jnp.asarray(array, jnp.float64) for array in problem(k=9, d=6, n=3))
+    direction = jnp.asarray(np.random.default_rng(1).normal(size=(3, 9)))
+    total = lambda *args: (omp.encode(*args, 0.1, n_nonzero=4) * direction).sum()  # noqa: E731
+    check_grads(total, (1.5 * atoms, x), order=1, modes=[mode], eps=1e-6)
 
 
 def test_degenerate_atoms_and_signals():

@@ -132,6 +132,8 @@ def map_rows(function: Callable[[Data], Stats], x: Data, *, tile_size: int | Non
         return function(jax.tree.map(lambda a: lax.dynamic_slice_in_dim(a, start, tile), x))
 
     tiles = lax.map(rows, jnp.arange(n_tiles))
+    if n_tiles * tile == n:
+        return jax.tree.map(lambda a: a.reshape(n, *a.shape[2:]), tiles)
     last = n - (n_tiles - 1) * tile
     return jax.tree.map(
         lambda a: jnp.concatenate([a[:-1].reshape(-1, *a.shape[2:]), a[-1, tile - last :]]), tiles

@@ -196,6 +196,12 @@ def advance(
     return lax.while_loop(running, body, (0, state))[1]
 
 
+def next_knot(state: State, positive: bool) -> Array:
+    """The `lam` of the next knot of every path."""
+    knot = jnp.maximum(_next_entry(state, positive)[0], _next_exit(state)[0])
+    return jnp.minimum(knot, state.lam)
+
+
 def step(components: Array, gram: Array, state: State, target: Array, positive: bool) -> State:
     """Go to the next knot of every path, or to its `target` if that comes first."""
     enter, entering = _next_entry(state, positive)

@@ -12,7 +12,7 @@ et al., 2007).
 Signals are solved apart: objectives, gaps and statuses have one entry a signal, and so may `lam`.
 
 Codes have derivatives with respect to dictionary, signals and `lam`, whatever solver they come
-from: while support and signs stay, `G_AA dz_A = d(W_A'(x - W_A z_A)) - dlam s` (`core.implicit`).
+from (`support`).
 """
 
 from __future__ import annotations
@@ -22,13 +22,12 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jax.scipy.linalg import cho_solve
 from jaxtyping import Array, Float, ScalarLike
 
 from unsup_jax.core import checks, implicit, stats
 from unsup_jax.core.fit import Fit, Status
-from unsup_jax.core.linalg import matmul, safe_cholesky
-from unsup_jax.sparse import fista, lars
+from unsup_jax.core.linalg import matmul
+from unsup_jax.sparse import fista, lars, support
 from unsup_jax.sparse.fista import certificate
 
 SOLVERS = ("auto", "lars", "fista")
@@ -143,7 +142,7 @@ def encode(
     def rows(tile):
         x, lam, codes = tile
         if solver == "lars":
-            codes = _homotopy(atoms, gram, x, lam[None], positive, lars.sizes(atoms))[0]
+            codes = _with_room(partial(_homotopy, atoms, gram, x, lam, positive), lars.sizes(atoms))
         elif codes is None:
             codes = jnp.zeros((x.shape[0], atoms.shape[0]), x.dtype)
         return _certified(atoms, x, lam, tol, codes, max_iter, positive)
@@ -190,14 +189,15 @@ def path(
     gram = matmul(atoms, atoms.T)
 
     def rows(x):
-        at = jnp.tile(levels[:, None], (1, x.shape[0]))
-        codes = _homotopy(atoms, gram, x, at, positive, lars.sizes(atoms))
+        homotopy = partial(_homotopy_past, atoms, gram, x, levels, positive)
+        codes = _with_room(homotopy, lars.sizes(atoms))
 
         def certify(lam_codes):
             lam, codes = lam_codes
+            lam = _per_signal(lam, x)
             return _certified(atoms, x, lam, tol, codes, max_iter, positive)
 
-        return jax.tree.map(lambda a: jnp.moveaxis(a, 0, 1), lax.map(certify, (at, codes)))
+        return jax.tree.map(lambda a: jnp.moveaxis(a, 0, 1), lax.map(certify, (levels, codes)))
 
     results = stats.map_rows(rows, signals, tile_size=tile_size)
     results = jax.tree.map(lambda a: jnp.moveaxis(a, 1, 0), results)
@@ -208,7 +208,7 @@ def path(
 def _fit(components, x, lam, good, tol, codes, value, error, n_iter):
     """What was found, with its derivatives and statuses."""
     theta = components, x, _per_signal(lam, x)
-    codes = implicit.root(_optimality, _solve_on_support, codes, *theta)
+    codes = support.attach(codes, *theta)
     value = implicit.minimum(_objective, value, codes, *theta)
     error = lax.stop_gradient(error)
     status = jnp.where(
@@ -222,51 +222,46 @@ def _objective(codes, components, x, lam):
     return objective(components, x, codes, lam)
 
 
-def _optimality(codes, components, x, lam):
-    """0 at the optimum, near which codes outside the support stay 0."""
-    c = matmul(x - matmul(codes, components), components.T)
-    return jnp.where(codes != 0, lam[:, None] * jnp.sign(codes) - c, codes)
+def _homotopy(components, gram, x, lam, positive, n_slots):
+    """Codes (B, k) at `lam` (B,), and which signals found no slot for an atom."""
+    state = lars.start(components, x, n_slots, positive)
+    state = lars.advance(components, gram, state, lam, positive, 8 * n_slots)
+    return _refined(components, x, state, lam), state.full
 
 
-def _solve_on_support(codes, components, x, lam, v):
-    """The codes at which the derivative of `_optimality` has the value `v`."""
-    del x, lam
-    gram = matmul(components, components.T)
-    n_slots = lars.slots(components, None)
+def _homotopy_past(components, gram, x, lams, positive, n_slots):
+    """The same at descending `lams` (m,): codes (m, B, k).
 
-    def rows(tile):
-        codes, v = tile
-        here = jnp.arange(codes.shape[0])[:, None]
-        atoms = lax.top_k(jnp.abs(codes), n_slots)[1]
-        inside = codes[here, atoms] != 0
-        small = jnp.where(
-            inside[:, :, None] & inside[:, None, :],
-            gram[atoms[:, :, None], atoms[:, None, :]],
-            jnp.eye(n_slots, dtype=v.dtype)[None],
-        )
-        solve = jax.vmap(lambda factor, b: cho_solve((factor, True), b))
-        solution = solve(safe_cholesky(small), v[here, atoms])
-        return v.at[here, atoms].set(solution, unique_indices=True)
-
-    return stats.map_rows(rows, (codes, v), tile_size=lars.TILE)
-
-
-def _homotopy(components, gram, x, lams, positive, sizes):
-    """Codes (m, B, k) at descending `lams` (m, B), from supports of at most `sizes[0]` atoms.
-
-    Signals that need more atoms send the whole tile to the next size.
+    Every signal goes at its own pace: a step takes it past one of the `lams`, and past a knot.
     """
+    m, n = lams.shape[0], x.shape[0]
+    goals = jnp.append(lams, jnp.inf)  # a path that has passed them all stays
 
-    def at(state, lam):
-        state = lars.advance(components, gram, state, lam, positive, 8 * sizes[0])
-        return state, (_refined(components, x, state, lam), state.full.any())
+    def running(carry):
+        i, state, passed, _ = carry
+        return (i < 8 * n_slots + m) & ((passed < m) & ~state.full).any()
 
-    state = lars.start(components, x, sizes[0], positive)
-    state, (codes, full) = lax.scan(at, state, lams)
+    def body(carry):
+        i, state, passed, codes = carry
+        goal = goals[passed]
+        passes = (lars.next_knot(state, positive) <= goal) & (passed < m) & ~state.full
+        here = _refined(components, x, state, jnp.where(passes, goal, state.lam))
+        codes = codes.at[jnp.where(passes, passed, m), jnp.arange(n)].set(here, mode="drop")
+        passed = passed + passes.astype(jnp.int32)
+        return i + 1, lars.step(components, gram, state, goals[passed], positive), passed, codes
+
+    state = lars.start(components, x, n_slots, positive)
+    codes = jnp.zeros((m, n, components.shape[0]), x.dtype)
+    _, state, _, codes = lax.while_loop(running, body, (0, state, jnp.zeros(n, jnp.int32), codes))
+    return codes, state.full
+
+
+def _with_room(homotopy, sizes):
+    """Codes by the first number of slots that suffices all signals of the tile."""
+    codes, full = homotopy(sizes[0])
     if len(sizes) == 1:
         return codes
-    again = partial(_homotopy, components, gram, x, lams, positive, sizes[1:])
-    return lax.cond(full.any(), again, lambda: codes)
+    return lax.cond(full.any(), partial(_with_room, homotopy, sizes[1:]), lambda: codes)
 
 
 def _refined(components, x, state, lam):

@@ -9,8 +9,7 @@ atoms of a dictionary of coherence `mu` whenever `s < (1 + 1/mu) / 2` (Tropp, 20
 
 from __future__ import annotations
 
-import operator
-from functools import partial, reduce
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -19,8 +18,9 @@ from jaxtyping import Array, Float, ScalarLike
 
 from unsup_jax.core import checks, stats
 from unsup_jax.core.linalg import matmul
+from unsup_jax.sparse import support
 
-TILE = 1000  # signals: what one tile needs stays in cache
+TILE = 2000  # signals: what one tile needs stays in cache
 
 
 @partial(jax.jit, static_argnames=("n_nonzero", "tile_size"))
@@ -35,6 +35,7 @@ def encode(
     """Codes `(n, k)` of every signal with at most `n_nonzero` atoms.
 
     A signal stops taking atoms once `||x - W z||^2 <= tol`, or when what is left is rounding error.
+    Codes have the derivatives of the least-squares fit on their support.
 
     Args:
         components: Atoms, of any length; zero ones are never used.
@@ -53,67 +54,71 @@ def encode(
     if jnp.shape(tol) not in ((), x.shape[:1]):
         raise ValueError(f"tol must have shape () or {x.shape[:1]}, got {jnp.shape(tol)}")
     tol = jnp.broadcast_to(jnp.asarray(tol, x.dtype), x.shape[:1])
-    norms = jnp.sqrt((components * components).sum(1))
+    fixed, signals, limits = lax.stop_gradient((components, x, tol))
+    norms = jnp.sqrt((fixed * fixed).sum(1))
     inverse = jnp.where(norms > 0, 1 / jnp.where(norms > 0, norms, 1), 0)
-    atoms = components * inverse[:, None]
+    atoms = fixed * inverse[:, None]
 
     def rows(tile):
         signals, limits = tile
-        return _pursue(atoms, signals, limits, n_nonzero) * inverse[None]
+        return _pursue(atoms, signals, limits, n_nonzero)
 
-    return stats.map_rows(rows, (x, tol), tile_size=tile_size)
+    values, chosen = stats.map_rows(rows, (signals, limits), tile_size=tile_size)
+    values = values * inverse[jnp.minimum(chosen, len(inverse) - 1)]
+    codes = jnp.zeros((x.shape[0], len(inverse)), x.dtype)
+    codes = codes.at[jnp.arange(x.shape[0])[:, None], chosen].add(values, mode="drop")
+    return support.attach(codes, components, x, jnp.zeros_like(tol))
 
 
-def _pursue(atoms, x, tol, n_nonzero):
-    """Codes on unit atoms: an orthonormal basis `Q = W_A T` of the support grows a column a step.
+def _pursue(atoms, x, tol, m):
+    """Codes `(n, m)` on unit atoms, and which atoms these are; `k` where there is none.
 
-    Signals are the minor axis of all arrays here, as in `lars`.
+    An orthonormal basis `Q = W_A T` of the support grows a column a step. Signals are the minor
+    axis of all arrays here, as in `lars`.
     """
     k, n = atoms.shape[0], x.shape[0]
-    info = jnp.finfo(x.dtype)
-    floor = jnp.maximum(tol, (4 * info.eps) ** 2 * (x * x).sum(1))
+    eps = jnp.finfo(x.dtype).eps
+    floor = jnp.maximum(tol, (4 * eps) ** 2 * (x * x).sum(1))
     index = jnp.arange(k, dtype=jnp.int32)[:, None]
 
+    def project(i, basis, triangle, vectors):
+        """Take the first `i` columns of Q from vectors: what is left, and the codes of the rest."""
+
+        def column(j, state):
+            left, codes = state
+            along = (basis[j] * left).sum(0)
+            return left - along[None] * basis[j], codes + along[None] * triangle[j]
+
+        return lax.fori_loop(0, i, column, (vectors, jnp.zeros((m, n), x.dtype)))
+
     def step(i, state):
-        residual, c, basis, images, triangle, codes, support = state
-        size = jnp.abs(c)
+        residual, basis, triangle, codes, chosen = state
+        size = jnp.abs(matmul(atoms, residual))
         # An argmax made of two reductions that are passes over wide rows.
         atom = jnp.where(size == size.max(0)[None], index, k - 1).min(0)
-        along = jnp.take_along_axis(images, atom[None, None], axis=1)[:, 0]  # Q'w_j
-        fresh = atoms[atom].T - _combine(basis, along)
+        fresh, known = project(i, basis, triangle, atoms[atom].T)
         square = (fresh * fresh).sum(0)
-        take = ((residual * residual).sum(0) > floor) & (square > 32 * info.eps)
+        take = ((residual * residual).sum(0) > floor) & (square > 32 * eps)
         scale = jnp.where(take, 1 / jnp.sqrt(jnp.where(take, square, 1)), 0)
         fresh = scale[None] * fresh
-        image = matmul(atoms, fresh)
         load = (fresh * residual).sum(0)
-        column = (-scale[None] * _combine(triangle, along)).at[i].set(scale)
+        column = (-scale[None] * known).at[i].set(scale)
         return (
             residual - load[None] * fresh,
-            c - load[None] * image,
             basis.at[i].set(fresh),
-            images.at[i].set(image),
             triangle.at[i].set(column),
             codes + load[None] * column,
-            support.at[i].set(jnp.where(take, atom, k)),
+            chosen.at[i].set(jnp.where(take, atom, k)),
         )
 
     start = (
         x.T,
-        matmul(atoms, x.T),
-        jnp.zeros((n_nonzero, x.shape[1], n), x.dtype),  # the columns of Q,
-        jnp.zeros((n_nonzero, k, n), x.dtype),  # their products with all atoms,
-        jnp.zeros((n_nonzero, n_nonzero, n), x.dtype),  # and those of T
-        jnp.zeros((n_nonzero, n), x.dtype),
-        jnp.full((n_nonzero, n), k, jnp.int32),
+        jnp.zeros((m, x.shape[1], n), x.dtype),  # the columns of Q
+        jnp.zeros((m, m, n), x.dtype),  # and those of T
+        jnp.zeros((m, n), x.dtype),
+        jnp.full((m, n), k, jnp.int32),
     )
-    _, c, _, _, triangle, codes, support = lax.fori_loop(0, n_nonzero, step, start)
-    # What is left of the support's correlations is rounding error, worth one correction.
-    rest = jnp.take_along_axis(c, jnp.minimum(support, k - 1), axis=0)
-    codes = codes + _combine(triangle, (triangle * rest[None]).sum(1))
-    return jnp.zeros((n, k), x.dtype).at[jnp.arange(n)[None], support].add(codes, mode="drop")
-
-
-def _combine(columns, factors):
-    """`sum_j factors_j columns_j`: one elementwise expression, compiled to a vectorised loop."""
-    return reduce(operator.add, [f[None] * c for f, c in zip(factors, columns, strict=True)])
+    residual, basis, triangle, codes, chosen = lax.fori_loop(0, m, step, start)
+    # What the residual still has along the support is rounding error, worth one correction.
+    codes = codes + project(m, basis, triangle, residual)[1]
+    return codes.T, chosen.T
