@@ -36,7 +36,7 @@ bench: $(VENV)/bench
 notebooks: $(VENV)/notebooks
 	mkdir -p results/notebooks
 	for name in experiments/notebooks/*.py; do \
-		$(BIN)/jupytext --execute --to ipynb --output \
+		$(BIN)/jupytext --set-kernel python3 --execute --to ipynb --output \
 			results/notebooks/$$(basename $$name .py).ipynb $$name || exit 1; \
 	done
 
