@@ -22,8 +22,8 @@ def transform(
     x: Float[Array, "n d"],
     embedding: Float[Array, "n q"],
     perplexity: ScalarLike = 5.0,
-    exaggeration: ScalarLike = 1.5,
-    learning_rate: ScalarLike = 0.1,
+    exaggeration: ScalarLike = 4.0,
+    learning_rate: ScalarLike = 1.0,
     *,
     dof: float = 1.0,
     max_iter: int = 250,
@@ -38,7 +38,8 @@ def transform(
         x: Those that were embedded.
         embedding: Their map.
         perplexity: Effective number of neighbours.
-        exaggeration: Factor of the attraction.
+        exaggeration: Factor of the attraction. The map does not make room for new samples: with
+            1 they are pushed to the edges of clusters, and more often into a wrong one.
         learning_rate: Of the gradient without its factor of 4.
         dof: Degrees of freedom.
         max_iter: Number of updates.

@@ -18,7 +18,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -244,7 +244,7 @@ def fit(
         ValueError: If shapes do not match.
     """
     begin = _begin(state, p)
-    options = {"dof": dof, "axis_name": axis_name}
+    options: dict[str, Any] = {"dof": dof, "axis_name": axis_name}
     constant = affinities.entropy(p, axis_name=axis_name)
 
     def update(state):
