@@ -90,7 +90,7 @@ def _dictionary(
     return row(what, name, timing, bar, quality)
 
 
-BATCH, SWEEPS, FORGETTING = 512, 8, 10.0
+BATCH, SWEEPS, FORGETTING = 1024, 8, 10.0
 
 
 def _scikit_learn(x: np.ndarray, start: np.ndarray) -> np.ndarray:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import statistics
 
 import jax.numpy as jnp
 import numpy as np
@@ -111,7 +112,7 @@ def _path(x, components, n=5000, n_lams=20):
 
 
 def _once(ours, slow):
-    """A peer that takes many seconds is timed once, between two calls of ours."""
+    """A peer that takes many seconds is timed once, amid calls of ours."""
     first = seconds(ours)
-    before, peer, after = seconds(ours), seconds(slow), seconds(ours)
-    return Timing((before + after) / 2, peer, first)
+    before, peer = [seconds(ours) for _ in range(3)], seconds(slow)
+    return Timing(statistics.median([*before, seconds(ours), seconds(ours)]), peer, first)

@@ -6,9 +6,10 @@ mean, in units of its covariance over the scales), something else is seen: an ob
 texture costs more than the border, but one smoother than it costs less, and both stand out.
 
 The masks are known: silhouettes of a horse cut out of one texture and laid on another of the same
-mean and contrast, and a cup in its photograph and before two others. Blur and score were chosen on
-these very pictures, so their figures flatter. Left out is the motorcycle (mask from its disparity),
-which fills half of its picture: AUC 0.56, as its surroundings are no border of one kind.
+mean and contrast, a cup in its photograph and before two others, and a motorcycle, whatever is near
+by its disparity. One setting serves them all: a neighbourhood is as wide as a patch, and the score
+is Mahalanobis's. Others were tried on these very pictures (but the motorcycle), so that figures may
+flatter. The motorcycle fails: it reaches into the border, whose own clutter is of many kinds.
 """
 
 from __future__ import annotations
@@ -22,6 +23,8 @@ import jax.numpy as jnp
 import numpy as np
 from matplotlib import pyplot as plt
 from scipy import ndimage
+from skimage.data import stereo_motorcycle
+from skimage.filters import threshold_otsu
 from skimage.transform import resize
 from sklearn.metrics import roc_auc_score
 
@@ -36,7 +39,7 @@ BORDER = 0.15  # width of the border, of the shorter side
 # Patches to learn from, repeated where there are fewer, and rows to code, made up with zeros: alike
 # in all pictures, which so share their programs.
 N_TRAIN, N_CODED = 4000, 4096
-BLUR = 8.0  # pixels: a patch says little, a neighbourhood more
+BLUR = float(SIZE)  # pixels: a patch says little, a neighbourhood as wide as it more
 
 
 @dataclass(frozen=True)
@@ -81,8 +84,8 @@ def run(config: Config, report: Report) -> None:
         "auc",
         table,
         "Area under the ROC curve against the object's mask (1/2 is chance): surprise of the "
-        "dictionary, contrast within a neighbourhood, and distance from the mean colour. Blur and "
-        "score were chosen on these pictures; one where they fail (0.56) is left out",
+        "dictionary, contrast within a neighbourhood, and distance from the mean colour. One "
+        "setting for all pictures, of several that were tried on all but the motorcycle",
     )
     for kind in shown[0][1]:
         report.metric(f"mean AUC of {kind}", np.mean([scores[kind] for *_, scores in shown]))
@@ -105,6 +108,10 @@ def scenes() -> Iterator[Scene]:
     for y, x, height, breadth in _clips.CUP:
         mask |= ((rows - y) / height) ** 2 + ((columns - x) / breadth) ** 2 < 1
     yield Scene("cup", cup, mask)
+    left, _, disparity = stereo_motorcycle()
+    near = disparity > threshold_otsu(disparity[np.isfinite(disparity)])
+    bike = _halved((left / 255).astype(np.float32))
+    yield Scene("motorcycle", bike, near[::2, ::2][: bike.shape[0], : bike.shape[1]])
     for scene in _clips.SCENES:
         middle = scene._replace(first=(0.5, 0.5))
         clip = _clips.compose(middle, np.random.default_rng(0), n_frames=1, size=300)

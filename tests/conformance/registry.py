@@ -14,6 +14,7 @@ import numpy as np
 
 from unsup_jax.manifold import affinities, tsne
 from unsup_jax.mixtures import bernoulli, gaussian, kmeans
+from unsup_jax.sparse import dictionary, nmf
 
 
 def blobs(dtype=jnp.float32, n=301, d=3, centres=3, scale=1.0, offset=0.0):
@@ -29,6 +30,11 @@ def bits(dtype=jnp.float32, n=301, d=8):
     rng = np.random.default_rng(0)
     prototypes = rng.random((3, d)) < 0.5
     return jnp.asarray(prototypes[np.arange(n) % 3] ^ (rng.random((n, d)) < 0.1), dtype)
+
+
+def amounts(dtype=jnp.float32):
+    """The same clusters, without signs."""
+    return jnp.abs(blobs(dtype))
 
 
 @dataclass(frozen=True)
@@ -89,6 +95,35 @@ def _scattered(key, x, weights=None):
     return tsne.start(jax.random.normal(key, (x.shape[0], 2), x.dtype))
 
 
+def _dictionary_start(key, x, weights=None):
+    return dictionary.init(key, x, n_components=3)
+
+
+def _dictionary_fit(params, x, weights=None, lam=0.5, tol=1e-4, code_tol=1e-4, **static):
+    return dictionary.fit(params, x, lam, weights, tol, code_tol, **static)
+
+
+def _parts_start(key, x, weights=None):
+    return nmf.init(key, x, n_components=3, method="nndsvda").components
+
+
+def _parts_fit(params, x, weights=None, tol=1e-5, **static):
+    """The parts alone, as codes belong to rows: those start from ones."""
+    codes = jnp.ones((x.shape[0], params.shape[0]), params.dtype)
+    fit = nmf.fit(nmf.Params(codes, params), x, weights, None, tol, **static)
+    return fit._replace(params=fit.params.components)
+
+
+def _static(fit):
+    """`fit` with the signature of its model's, whose keywords it hands on."""
+    model = {_dictionary_fit: dictionary.fit, _parts_fit: nmf.fit}[fit]
+    own, whole = inspect.signature(fit), inspect.signature(model)
+    names = [p for p in own.parameters.values() if p.kind is not p.VAR_KEYWORD]
+    names += [p for p in whole.parameters.values() if p.kind is p.KEYWORD_ONLY]
+    fit.__signature__ = own.replace(parameters=names)
+    return fit
+
+
 ALGORITHMS = [
     Algorithm(
         "kmeans",
@@ -119,6 +154,18 @@ ALGORITHMS = [
         },
         sign=0,
         is_sum=False,
+    ),
+    Algorithm(
+        "dictionary",
+        _static(_dictionary_fit),
+        _dictionary_start,
+        blobs,
+        {"lam": (0.1, 0.5, 2.0), "tol": (1e-2, 1e-3, 0.0), "code_tol": (1e-3, 1e-4, 1e-6)},
+        sign=-1,
+        exact={"code_tol": 1e-13},
+    ),
+    Algorithm(
+        "nmf", _static(_parts_fit), _parts_start, amounts, {"tol": (1e-2, 1e-4, 0.0)}, sign=-1
     ),
 ]
 

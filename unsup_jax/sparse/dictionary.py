@@ -23,7 +23,7 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray, ScalarLike
 
 from unsup_jax.core import stats
 from unsup_jax.core.checks import check_choice, check_count, check_matrix, check_weights
-from unsup_jax.core.fit import Fit, Step, iterate
+from unsup_jax.core.fit import Fit, Status, Step, iterate
 from unsup_jax.sparse import lasso
 from unsup_jax.sparse.atoms import (
     TILE,
@@ -263,9 +263,9 @@ def code(
     *,
     positive: bool = False,
 ) -> tuple[Float[Array, "n k"], Float[Array, "n"]]:
-    """Lasso codes and the objective of every sample."""
+    """Lasso codes and the objective of every sample; NaN for one that is not finite."""
     result = lasso.encode(components, x, lam, tol, max_iter=CODE_ITER, positive=positive)
-    return result.params, result.objective
+    return result.params, jnp.where(result.status == Status.NON_FINITE, jnp.nan, result.objective)
 
 
 def _check(components, x, update, n_sweeps):

@@ -151,9 +151,9 @@ def slots(components: Array, n_nonzero: int | None, most: int | None = None) -> 
     return min(n_nonzero, needed)
 
 
-def sizes(components: Array) -> tuple[int, ...]:
+def sizes(components: Array, size: int) -> tuple[int, ...]:
     """Numbers of slots to try, one after the other: most supports are small."""
-    most, size, tried = slots(components, None), 32, []
+    most, tried = slots(components, None), []
     while size < most:
         tried.append(size)
         size *= 2
@@ -180,14 +180,31 @@ def start(components: Array, x: Array, n_slots: int, positive: bool) -> State:
     )
 
 
+def select(state: State, signals: Array, n_slots: int) -> State:
+    """The state of some signals, with room for more atoms."""
+    state = jax.tree.map(lambda a: a[..., signals], state)
+    more = (0, n_slots - state.signs.shape[0])
+    slots = {name: getattr(state, name) for name in ("atoms", "signs", "offset", "slope")}
+    slots = {name: jnp.pad(values, (more, (0, 0))) for name, values in slots.items()}
+    inverse = jnp.pad(state.inverse, (more, more, (0, 0)))
+    return state._replace(**slots, inverse=inverse, full=jnp.zeros_like(state.full))
+
+
 def advance(
-    components: Array, gram: Array, state: State, target: Array, positive: bool, max_steps: int
+    components: Array,
+    gram: Array,
+    state: State,
+    target: Array,
+    positive: bool,
+    max_steps: int,
+    few: int = 0,
 ) -> State:
-    """Follow every path down to its `target`, for at most `max_steps` steps."""
+    """Follow every path down to its `target`, but for the last `few`, for `max_steps` at most."""
 
     def running(carry):
         i, state = carry
-        return (i < max_steps) & ((state.lam > target) & ~state.full).any()
+        left = state.lam > target
+        return (i < max_steps) & (left & ~state.full).any() & (left.sum() > few)
 
     def body(carry):
         i, state = carry
@@ -223,7 +240,7 @@ def step(components: Array, gram: Array, state: State, target: Array, positive: 
     here = jnp.arange(m, dtype=jnp.int32)[:, None] == slot[None]
     row = jnp.where(used, gram.reshape(-1)[state.atoms * k + entering[None]], 0)
     row = jnp.where(drop[None], here.astype(row.dtype), row)
-    column = reduce(operator.add, [state.inverse[:, i] * row[i][None] for i in range(m)])
+    column = _product(state.inverse, row)
     own = jnp.diagonal(gram)[entering]
     schur = own - (row * column).sum(0)
     dependent = ~drop & (schur <= 32 * jnp.finfo(own.dtype).eps * own)
@@ -298,6 +315,14 @@ def _next_exit(state):
     shrinks = state.signs * state.slope < 0
     knot = jnp.where(shrinks, state.offset / jnp.where(shrinks, state.slope, 1), -1)
     return knot.max(0), jnp.argmax(knot, axis=0).astype(jnp.int32)
+
+
+def _product(inverse, row):
+    """`G_AA^-1 g` of every signal, for a symmetric inverse."""
+    n_slots, n = row.shape
+    if n < 128:  # the form below is compiled to a loop over signals, which must be many
+        return (inverse * row[:, None]).sum(0)
+    return reduce(operator.add, [inverse[:, i] * row[i][None] for i in range(n_slots)])
 
 
 def _pick(here, values):

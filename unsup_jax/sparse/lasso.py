@@ -30,6 +30,7 @@ from unsup_jax.core.linalg import matmul
 from unsup_jax.sparse import fista, lars, support
 from unsup_jax.sparse.fista import certificate
 
+TILE = 2000  # signals: at first few slots each
 SOLVERS = ("auto", "lars", "fista")
 
 
@@ -98,7 +99,7 @@ def encode(
     max_iter: int = 1000,
     positive: bool = False,
     solver: str = "auto",
-    tile_size: int | None = lars.TILE,
+    tile_size: int | None = TILE,
 ) -> Fit:
     """The lasso codes of every signal.
 
@@ -142,7 +143,9 @@ def encode(
     def rows(tile):
         x, lam, codes = tile
         if solver == "lars":
-            codes = _with_room(partial(_homotopy, atoms, gram, x, lam, positive), lars.sizes(atoms))
+            sizes = lars.sizes(atoms, 16)
+            begin = lars.start(atoms, x, sizes[0], positive)
+            codes = _homotopy(atoms, gram, x, lam, positive, begin, sizes)
         elif codes is None:
             codes = jnp.zeros((x.shape[0], atoms.shape[0]), x.dtype)
         return _certified(atoms, x, lam, tol, codes, max_iter, positive)
@@ -190,7 +193,7 @@ def path(
 
     def rows(x):
         homotopy = partial(_homotopy_past, atoms, gram, x, levels, positive)
-        codes = _with_room(homotopy, lars.sizes(atoms))
+        codes = _with_room(homotopy, lars.sizes(atoms, 32))
 
         def certify(lam_codes):
             lam, codes = lam_codes
@@ -222,15 +225,30 @@ def _objective(codes, components, x, lam):
     return objective(components, x, codes, lam)
 
 
-def _homotopy(components, gram, x, lam, positive, n_slots):
-    """Codes (B, k) at `lam` (B,), and which signals found no slot for an atom."""
-    state = lars.start(components, x, n_slots, positive)
-    state = lars.advance(components, gram, state, lam, positive, 8 * n_slots)
-    return _refined(components, x, state, lam), state.full
+def _homotopy(components, gram, x, lam, positive, state, sizes):
+    """Codes (B, k) at `lam` (B,), at the end of paths that stand at `state`.
+
+    Most paths are short. Long ones, at most a quarter at a time, go on among themselves and get
+    more slots.
+    """
+    few = x.shape[0] // 4 if len(sizes) > 1 else 0
+    state = lars.advance(components, gram, state, lam, positive, 8 * sizes[0], few)
+    codes = _refined(components, x, state, lam)
+    if len(sizes) == 1:
+        return codes
+
+    def finish(carry):
+        codes, left = carry
+        rows = jnp.argsort(~left)[: max(few, 1)]
+        longer = lars.select(state, rows, sizes[1])
+        ends = _homotopy(components, gram, x[rows], lam[rows], positive, longer, sizes[1:])
+        return codes.at[rows].set(ends), left.at[rows].set(False)
+
+    return lax.while_loop(lambda carry: carry[1].any(), finish, (codes, state.lam > lam))[0]
 
 
 def _homotopy_past(components, gram, x, lams, positive, n_slots):
-    """The same at descending `lams` (m,): codes (m, B, k).
+    """Codes (m, B, k) at descending `lams` (m,), and which signals found no slot for an atom.
 
     Every signal goes at its own pace: a step takes it past one of the `lams`, and past a knot.
     """

@@ -93,9 +93,10 @@ def _pursue(atoms, x, tol, m):
 
     def step(i, state):
         residual, basis, triangle, codes, chosen = state
-        size = jnp.abs(matmul(atoms, residual))
-        # An argmax made of two reductions that are passes over wide rows.
-        atom = jnp.where(size == size.max(0)[None], index, k - 1).min(0)
+        # An argmax made of reductions that are passes over wide rows.
+        c = matmul(atoms, residual)
+        largest = jnp.maximum(c.max(0), -c.min(0))
+        atom = jnp.where(jnp.abs(c) == largest[None], index, k - 1).min(0)
         fresh, known = project(i, basis, triangle, atoms[atom].T)
         square = (fresh * fresh).sum(0)
         take = ((residual * residual).sum(0) > floor) & (square > 32 * eps)
