@@ -138,7 +138,7 @@ def fit_online(
     components: Float[Array, "k d"],
     x: Float[Array, "n d"],
     lam: ScalarLike,
-    forgetting: ScalarLike = 1.0,
+    forgetting: ScalarLike = 10.0,
     tol: ScalarLike = 0.0,
     code_tol: ScalarLike = 1e-3,
     *,
@@ -158,7 +158,8 @@ def fit_online(
         components: The dictionary to start from; atoms longer than 1 are shortened.
         x: Samples, shape (n, d).
         lam: Positive; the price of a unit of `|z|`.
-        forgetting: 0 remembers everything; the larger, the faster it forgets.
+        forgetting: 0 remembers everything; the larger, the faster it forgets the codes of older
+            dictionaries. At 10 it remembers about the last tenth of the batches.
         tol: Stops when an iteration moves no atom by more than this.
         code_tol: Relative duality gap of the codes.
         batch_size: Static; samples of an iteration.
@@ -230,7 +231,7 @@ def online_step(
     x: Float[Array, "n d"],
     weights: Float[Array, "n"] | None,
     lam: ScalarLike,
-    forgetting: ScalarLike = 1.0,
+    forgetting: ScalarLike = 10.0,
     code_tol: ScalarLike = 1e-3,
     *,
     update: str = "block",
