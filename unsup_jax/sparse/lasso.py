@@ -150,11 +150,8 @@ def encode(
             codes = jnp.zeros((x.shape[0], atoms.shape[0]), x.dtype)
         return _certified(atoms, x, lam, tol, codes, max_iter, positive)
 
-    # A tile takes as long as its longest path: signals with paths of like length share one.
-    order = jnp.argsort(lambda_max(atoms, signals, positive=positive) / lams)
-    sorted_ = jax.tree.map(lambda array: array[order], (signals, lams, start))
-    results = stats.map_rows(rows, sorted_, tile_size=tile_size)
-    results = jax.tree.map(lambda a: jnp.zeros_like(a).at[order].set(a), results)
+    length = lambda_max(atoms, signals, positive=positive) / lams
+    results = _map_alike(rows, (signals, lams, start), length, tile_size)
     return _fit(components, x, lam, good, tol, *results)
 
 
@@ -202,10 +199,19 @@ def path(
 
         return jax.tree.map(lambda a: jnp.moveaxis(a, 0, 1), lax.map(certify, (levels, codes)))
 
-    results = stats.map_rows(rows, signals, tile_size=tile_size)
+    length = lambda_max(atoms, signals, positive=positive)
+    results = _map_alike(rows, signals, length, tile_size)
     results = jax.tree.map(lambda a: jnp.moveaxis(a, 1, 0), results)
     fit = jax.vmap(_fit, in_axes=(None, None, 0, None, None, 0, 0, 0, 0))
     return fit(components, x, lams, good, tol, *results)
+
+
+def _map_alike(rows, signals, length, tile_size):
+    """`rows` tile by tile. A tile takes as long as its longest path: those of like length share."""
+    order = jnp.argsort(length)
+    sorted_ = jax.tree.map(lambda array: array[order], signals)
+    results = stats.map_rows(rows, sorted_, tile_size=tile_size)
+    return jax.tree.map(lambda a: jnp.zeros_like(a).at[order].set(a), results)
 
 
 def _fit(components, x, lam, good, tol, codes, value, error, n_iter):
