@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import concurrent.futures
+import concurrent.futures.process
 import contextlib
 import dataclasses
+import multiprocessing
 import os
 import shlex
 import sys
@@ -12,7 +15,7 @@ import time
 import traceback
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NamedTuple
 
 from experiments import registry, report
 
@@ -38,6 +41,8 @@ class Common:
     """Seed of all random numbers."""
     output: Path = Path("results")
     """Folder for the results, a subfolder for each experiment."""
+    jobs: int = min(2, os.cpu_count() or 1)
+    """Experiments at a time, each in a process; 1 where a device serves one process, as a TPU."""
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -118,7 +123,8 @@ def _run_one(experiment: registry.Experiment, options: list[str], distributed: b
     chosen = _parse(kind, f"run {experiment.name}", options, experiment.title)
     with _processes() if distributed else contextlib.nullcontext(chosen.output) as elsewhere:
         flags = [*options, "--distributed"] if distributed else options
-        _execute(experiment, module, chosen.config, elsewhere or chosen.output, flags)
+        done = _execute(experiment, module, chosen.config, elsewhere or chosen.output, flags)
+    print(done, file=sys.stderr)
     return 0
 
 
@@ -147,33 +153,84 @@ def _gallery(args: list[str]) -> int:
     return 1 if failures else 0
 
 
+class Outcome(NamedTuple):
+    """What became of an experiment.
+
+    Attributes:
+        text: For the person who waits.
+        failure: What went wrong, in a line; empty if nothing did.
+    """
+
+    text: str
+    failure: str = ""
+
+
 def _run_each(experiments: list[registry.Experiment], common: Common) -> dict[str, str]:
-    """Run experiments one after the other; return what went wrong, by name of those that failed."""
-    _keep_compiled_programs()
-    flags = ["--quick"] if common.quick else []
-    flags += ["--seed", str(common.seed)] if common.seed else []
+    """Run experiments; return what went wrong, by name of those that failed."""
+    if common.jobs < 1:
+        raise report.UserError(f"--jobs must be at least 1, it was {common.jobs}.")
     failures = {}
-    for number, experiment in enumerate(report.watched(experiments, "Experiments"), 1):
-        print(f"[{number}/{len(experiments)}] {experiment.name}", file=sys.stderr)
-        try:
-            module = experiment.load()
-            config = module.Config(quick=common.quick, seed=common.seed)
-            _execute(experiment, module, config, common.output, flags)
-        except report.UserError as error:
-            failures[experiment.name] = str(error)
-        except Exception as error:
-            traceback.print_exc()
-            failures[experiment.name] = f"{type(error).__name__}: {error}"
-        _let_go()
+    outcomes = report.watched(_outcomes(experiments, common), "Experiments", len(experiments))
+    for number, (experiment, outcome) in enumerate(outcomes, 1):
+        print(f"[{number}/{len(experiments)}] {outcome.text}", file=sys.stderr)
+        if outcome.failure:
+            failures[experiment.name] = outcome.failure
     for name, message in failures.items():
         print(f"error: {name} failed: {message}", file=sys.stderr)
     return failures
 
 
+def _outcomes(
+    experiments: list[registry.Experiment], common: Common
+) -> Iterator[tuple[registry.Experiment, Outcome]]:
+    """Run experiments, `common.jobs` at a time, and yield each with its outcome as it ends."""
+    if common.jobs == 1:
+        _keep_compiled_programs()
+        yield from ((experiment, _attempt(experiment, common)) for experiment in experiments)
+        return
+    # No process may take a GPU's memory as a whole.
+    os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
+    pool = concurrent.futures.ProcessPoolExecutor(
+        common.jobs, multiprocessing.get_context("spawn"), _keep_compiled_programs
+    )
+    try:
+        running = {pool.submit(_attempt, each, common): each for each in experiments}
+        for ended in concurrent.futures.as_completed(running):
+            experiment = running[ended]
+            try:
+                outcome = ended.result()
+            except concurrent.futures.process.BrokenProcessPool:
+                outcome = Outcome(f"{experiment.name}: lost", "a process of the gallery died")
+            yield experiment, outcome
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _attempt(experiment: registry.Experiment, common: Common) -> Outcome:
+    """Run one experiment of several, whatever comes of it."""
+    flags = ["--quick"] if common.quick else []
+    flags += ["--seed", str(common.seed)] if common.seed else []
+    try:
+        module = experiment.load()
+        config = module.Config(quick=common.quick, seed=common.seed)
+        return Outcome(_execute(experiment, module, config, common.output, flags))
+    except report.UserError as error:
+        return Outcome(f"{experiment.name}: failed", str(error))
+    except Exception as error:
+        text = f"{experiment.name}: failed\n{traceback.format_exc()}"
+        return Outcome(text, f"{type(error).__name__}: {error}")
+    except KeyboardInterrupt:
+        if multiprocessing.parent_process() is None:
+            raise
+        os._exit(130)  # a worker must not take up the next one
+    finally:
+        _let_go()
+
+
 def _execute(
     experiment: registry.Experiment, module: Any, config: Any, output: Path, options: list[str]
-) -> None:
-    """Run one experiment and write its report."""
+) -> str:
+    """Run one experiment and write its report; return how long it took and where it is."""
     start = time.perf_counter()
     command = shlex.join([*PROG.split(), "run", experiment.name, *options])
     with report.Report(
@@ -181,7 +238,7 @@ def _execute(
     ) as results:
         module.run(config, results)
     seconds = time.perf_counter() - start
-    print(f"{experiment.name}: {seconds:.1f} s, results in {results.folder}", file=sys.stderr)
+    return f"{experiment.name}: {seconds:.1f} s, results in {results.folder}"
 
 
 def _parse(kind: Any, command: str, options: list[str], title: str) -> Any:

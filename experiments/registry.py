@@ -28,15 +28,17 @@ class Experiment(NamedTuple):
         name: Name of its module, which is what `run` takes.
         topic: A key of `TOPICS`.
         title: The first line of its docstring.
+        module: Where to import it from.
     """
 
     name: str
     topic: str
     title: str
+    module: str
 
     def load(self) -> ModuleType:
         """Import the module, with its `Config` and `run`."""
-        return importlib.import_module(f"{PACKAGE}.{self.topic}.{self.name}")
+        return importlib.import_module(self.module)
 
     def source(self) -> str:
         """Read the text of the module."""
@@ -53,7 +55,8 @@ def discover() -> dict[str, Experiment]:
                 continue
             if path.stem in found:
                 raise ValueError(f"{path.stem} is in both {found[path.stem].topic} and {topic}")
-            found[path.stem] = Experiment(path.stem, topic, title)
+            module = f"{PACKAGE}.{topic}.{path.stem}"
+            found[path.stem] = Experiment(path.stem, topic, title, module)
     return found
 
 

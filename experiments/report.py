@@ -13,6 +13,7 @@ import enum
 import functools
 import json
 import math
+import multiprocessing
 import os
 import re
 import sys
@@ -72,8 +73,11 @@ def plain(value: Any) -> Any:
 
 
 def watched(iterable: Iterable[T], description: str, total: float | None = None) -> Iterable[T]:
-    """Return `iterable`, with a progress bar when a person is watching; bars may be nested."""
-    if not sys.stderr.isatty():
+    """Return `iterable`, with a progress bar when a person is watching; bars may be nested.
+
+    Of several processes at work only the first draws.
+    """
+    if not sys.stderr.isatty() or multiprocessing.parent_process():
         return iterable
     from rich.progress import track
 

@@ -96,13 +96,33 @@ def test_run_one_with_its_own_options(lab):
 
 def test_run_several(lab, capsys):
     out = lab / "out"
-    assert main(["run", "good", "good", "wrong", "--seed", "3", "--output", str(out)]) == 1
+    args = ["run", "good", "good", "wrong", "--seed", "3", "--jobs", "1", "--output", str(out)]
+    assert main(args) == 1
     err = capsys.readouterr().err
     assert "error: wrong failed: no such clip" in err
     assert "Traceback" not in err
-    assert err.count("good") == 3  # announced once, done once, and in the path of its results
+    assert err.count("good") == 2  # done once, and in the path of its results
     assert metrics(out)["metrics"]["seed"] == 3
     assert metrics(out)["command"] == "python -m experiments run good --seed 3"
+
+
+def test_experiments_side_by_side(lab, capsys):
+    out = lab / "out"
+    assert main(["gallery", "--quick", "--jobs", "2", "--output", str(out)]) == 1
+    err = capsys.readouterr().err
+    assert sorted(re.findall(r"^\[\d/3\] (\w+)", err, re.M)) == ["bad", "good", "wrong"]
+    assert "in run\n    raise RuntimeError('boom <b>')" in err
+    assert "error: wrong failed: no such clip" in err
+    assert metrics(out)["command"] == "python -m experiments run good --quick"
+
+
+def test_a_process_that_dies_is_reported(lab, capsys):
+    source = lab / "lab/mixtures/bad.py"
+    source.write_text(
+        source.read_text().replace("raise Runtime", "import os; os._exit(1); Runtime")
+    )
+    assert main(["run", "all", "--jobs", "2", "--output", str(lab / "out")]) == 1
+    assert "error: bad failed: a process of the gallery died" in capsys.readouterr().err
 
 
 def test_a_user_error_is_one_line_and_status_2(lab, capsys):
@@ -120,6 +140,7 @@ def test_a_user_error_is_one_line_and_status_2(lab, capsys):
         (["run", "--quick"], "Name an experiment"),
         (["galery"], "Did you mean gallery?"),
         (["run", "good", "--distributed"], "good runs in one process."),
+        (["run", "all", "--jobs", "0"], "--jobs must be at least 1, it was 0."),
         (["run", "all", "--distributed"], "--distributed runs one experiment at a time."),
     ],
 )
@@ -170,7 +191,7 @@ def test_help_without_a_name(lab, capsys, args):
 
 def test_gallery_outlives_a_failing_experiment(lab, capsys):
     out = lab / "out"
-    assert main(["gallery", "--quick", "--output", str(out)]) == 1
+    assert main(["gallery", "--quick", "--output", str(out), "--jobs", "1"]) == 1
     err = capsys.readouterr().err
     assert "error: bad failed: RuntimeError: boom <b>" in err
     text = (out / "index.html").read_text()
@@ -189,7 +210,7 @@ def test_gallery_is_self_contained(lab):
     out = lab / "out"
     (lab / "lab/mixtures/bad.py").unlink()
     (lab / "lab/linear/wrong.py").unlink()
-    assert main(["gallery", "--output", str(out)]) == 0
+    assert main(["gallery", "--output", str(out), "--jobs", "1"]) == 0
     page = Page((out / "index.html").read_text())
     for reference in page.references:
         assert reference.startswith("data:") or reference[1:] in page.ids
@@ -201,7 +222,7 @@ def test_gallery_does_not_show_the_results_of_an_earlier_run(lab):
     source = lab / "lab/sparse/good.py"
     source.write_text(source.read_text().replace("pyplot.subplots()", "pyplot.sub"))
     sys.modules.pop("lab.sparse.good")
-    assert main(["gallery", "--output", str(out)]) == 1
+    assert main(["gallery", "--output", str(out), "--jobs", "1"]) == 1
     text = (out / "index.html").read_text()
     assert "AttributeError" in text
     assert "<img" not in text
@@ -213,7 +234,7 @@ def test_gallery_shows_the_last_benchmarks(lab):
     row = {"topic": "sparse", "what": "coding <b>", "ours_s": 0.5, "peer": "SPAMS", "ratio": None}
     saved = json.dumps({"machine": "2 x CPU", "rows": [row]})
     (out / "benchmarks/benchmarks.json").write_text(saved)
-    assert main(["gallery", "--output", str(out)]) == 1
+    assert main(["gallery", "--output", str(out), "--jobs", "1"]) == 1
     text = (out / "index.html").read_text()
     page = Page(text)
     assert not page.open
