@@ -2,24 +2,19 @@
 
 from __future__ import annotations
 
-import concurrent.futures
-import concurrent.futures.process
 import contextlib
 import dataclasses
-import multiprocessing
 import os
 import shlex
 import sys
 import tempfile
-import time
-import traceback
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Any, NamedTuple
+from typing import Annotated, Any
 
 from experiments import registry, report
 
-PROG = "python -m experiments"
+PROG = registry.PROG
 USAGE = f"""\
 usage: {PROG}                                  list the experiments
        {PROG} run NAME [--options]             run one; NAME --help shows its options
@@ -108,7 +103,9 @@ def _run_one(experiment: registry.Experiment, options: list[str], distributed: b
     """Run one experiment with options of its own; what goes wrong in it is shown as it is."""
     import tyro
 
-    _keep_compiled_programs()
+    from experiments import runs
+
+    runs.keep_compiled_programs()
     module = experiment.load()
     if distributed and not getattr(module, "DISTRIBUTED", False):
         able = [e.name for e in registry.discover().values() if "DISTRIBUTED = True" in e.source()]
@@ -123,7 +120,7 @@ def _run_one(experiment: registry.Experiment, options: list[str], distributed: b
     chosen = _parse(kind, f"run {experiment.name}", options, experiment.title)
     with _processes() if distributed else contextlib.nullcontext(chosen.output) as elsewhere:
         flags = [*options, "--distributed"] if distributed else options
-        done = _execute(experiment, module, chosen.config, elsewhere or chosen.output, flags)
+        done = runs.one(experiment, chosen.config, elsewhere or chosen.output, flags)
     print(done, file=sys.stderr)
     return 0
 
@@ -153,25 +150,16 @@ def _gallery(args: list[str]) -> int:
     return 1 if failures else 0
 
 
-class Outcome(NamedTuple):
-    """What became of an experiment.
-
-    Attributes:
-        text: For the person who waits.
-        failure: What went wrong, in a line; empty if nothing did.
-    """
-
-    text: str
-    failure: str = ""
-
-
 def _run_each(experiments: list[registry.Experiment], common: Common) -> dict[str, str]:
     """Run experiments; return what went wrong, by name of those that failed."""
+    from experiments import runs
+
     if common.jobs < 1:
         raise report.UserError(f"--jobs must be at least 1, it was {common.jobs}.")
     failures = {}
-    outcomes = report.watched(_outcomes(experiments, common), "Experiments", len(experiments))
-    for number, (experiment, outcome) in enumerate(outcomes, 1):
+    outcomes = runs.several(experiments, **vars(common))
+    watched = report.watched(outcomes, "Experiments", len(experiments))
+    for number, (experiment, outcome) in enumerate(watched, 1):
         print(f"[{number}/{len(experiments)}] {outcome.text}", file=sys.stderr)
         if outcome.failure:
             failures[experiment.name] = outcome.failure
@@ -180,92 +168,11 @@ def _run_each(experiments: list[registry.Experiment], common: Common) -> dict[st
     return failures
 
 
-def _outcomes(
-    experiments: list[registry.Experiment], common: Common
-) -> Iterator[tuple[registry.Experiment, Outcome]]:
-    """Run experiments, `common.jobs` at a time, and yield each with its outcome as it ends."""
-    if common.jobs == 1:
-        _keep_compiled_programs()
-        yield from ((experiment, _attempt(experiment, common)) for experiment in experiments)
-        return
-    # No process may take a GPU's memory as a whole.
-    os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
-    pool = concurrent.futures.ProcessPoolExecutor(
-        common.jobs, multiprocessing.get_context("spawn"), _keep_compiled_programs
-    )
-    try:
-        running = {pool.submit(_attempt, each, common): each for each in experiments}
-        for ended in concurrent.futures.as_completed(running):
-            experiment = running[ended]
-            try:
-                outcome = ended.result()
-            except concurrent.futures.process.BrokenProcessPool:
-                outcome = Outcome(f"{experiment.name}: lost", "a process of the gallery died")
-            yield experiment, outcome
-    finally:
-        pool.shutdown(cancel_futures=True)
-
-
-def _attempt(experiment: registry.Experiment, common: Common) -> Outcome:
-    """Run one experiment of several, whatever comes of it."""
-    flags = ["--quick"] if common.quick else []
-    flags += ["--seed", str(common.seed)] if common.seed else []
-    try:
-        module = experiment.load()
-        config = module.Config(quick=common.quick, seed=common.seed)
-        return Outcome(_execute(experiment, module, config, common.output, flags))
-    except report.UserError as error:
-        return Outcome(f"{experiment.name}: failed", str(error))
-    except Exception as error:
-        text = f"{experiment.name}: failed\n{traceback.format_exc()}"
-        return Outcome(text, f"{type(error).__name__}: {error}")
-    except KeyboardInterrupt:
-        if multiprocessing.parent_process() is None:
-            raise
-        os._exit(130)  # a worker must not take up the next one
-    finally:
-        _let_go()
-
-
-def _execute(
-    experiment: registry.Experiment, module: Any, config: Any, output: Path, options: list[str]
-) -> str:
-    """Run one experiment and write its report; return how long it took and where it is."""
-    start = time.perf_counter()
-    command = shlex.join([*PROG.split(), "run", experiment.name, *options])
-    with report.Report(
-        experiment.name, output, title=experiment.title, config=config, command=command
-    ) as results:
-        module.run(config, results)
-    seconds = time.perf_counter() - start
-    return f"{experiment.name}: {seconds:.1f} s, results in {results.folder}"
-
-
 def _parse(kind: Any, command: str, options: list[str], title: str) -> Any:
     """Return the settings these options choose; tyro explains wrong ones and exits with 2."""
     import tyro
 
     return tyro.cli(kind, prog=f"{PROG} {command}", description=title, args=options)
-
-
-def _keep_compiled_programs() -> None:
-    """Keep compiled programs on disk, so that a second run starts at once."""
-    import jax
-
-    if "JAX_COMPILATION_CACHE_DIR" in os.environ:  # the user has chosen a place
-        return
-    folder = Path(__file__).parent.parent / ".cache" / "jax"
-    jax.config.update("jax_compilation_cache_dir", str(folder))
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
-
-
-def _let_go() -> None:
-    """Free what an experiment, perhaps a failed one, has left in memory."""
-    import jax
-    from matplotlib import pyplot
-
-    pyplot.close("all")
-    jax.clear_caches()
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ from experiments.report import unknown
 
 ROOT = Path(__file__).parent
 PACKAGE = "experiments"
+PROG = "python -m experiments"
 TOPICS = {
     "mixtures": "Model-based clustering",
     "linear": "Latent linear models",

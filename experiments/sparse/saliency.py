@@ -36,8 +36,8 @@ from unsup_jax.sparse import dictionary, lasso
 
 SIZE, STEP = 8, 4  # side of a patch, and the distance of coded patches in pixels of the picture
 BORDER = 0.15  # width of the border, of the shorter side
-# Patches to learn from, repeated where there are fewer, and rows to code, made up with zeros: alike
-# in all pictures, which so share their programs.
+# Patches to learn from, repeated where there are fewer, and rows to code at a time, made up with
+# zeros: alike in all pictures, which so share their programs.
 N_TRAIN, N_CODED = 4000, 4096
 BLUR = float(SIZE)  # pixels: a patch says little, a neighbourhood as wide as it more
 
@@ -166,7 +166,8 @@ def _cost(image, scale, config):
         keys[1], start, train, lam, 3.0, -1.0, n_sweeps=4,
         batch_size=256, max_iter=config.max_iter,
     ).params  # fmt: skip
-    codes = lasso.encode(atoms, x, lam, 1e-4).params
+    parts = jnp.split(x, len(x) // N_CODED)
+    codes = jnp.concatenate([lasso.encode(atoms, part, lam, 1e-4).params for part in parts])
     error = (((x - codes @ atoms) ** 2).sum(1) / 2)[:n]
     logs = np.log(np.asarray(error + 0.01 * energy))  # differences below this mean nothing
     return resize(_spread(logs, rows, columns, small.shape[:2]), image.shape[:2], order=1)

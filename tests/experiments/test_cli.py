@@ -122,7 +122,7 @@ def test_a_process_that_dies_is_reported(lab, capsys):
         source.read_text().replace("raise Runtime", "import os; os._exit(1); Runtime")
     )
     assert main(["run", "all", "--jobs", "2", "--output", str(lab / "out")]) == 1
-    assert "error: bad failed: a process of the gallery died" in capsys.readouterr().err
+    assert "error: bad failed: a process of the run has died" in capsys.readouterr().err
 
 
 def test_a_user_error_is_one_line_and_status_2(lab, capsys):
