@@ -57,10 +57,13 @@ def run(config: Config, report: Report) -> None:
     start = dictionary.init(key_start, x, n_components=n_side**2)
     options = {"batch_size": 512, "max_iter": max_iter, "n_sweeps": 4}
     fit = dictionary.fit_online(key_order, start, x, config.lam, 3.0, -1.0, **options)
+    # Made up with zeros to as many rows, so that all share their programs.
     atoms = {
         "learned": fit.params,
-        "DCT": jnp.asarray(patches.dct(size, n_side))[1:],  # patches have no mean
-        "PCA": pca.fit(x, n_components=size * size - 1).components,
+        "DCT": jnp.asarray(patches.dct(size, n_side)).at[0].set(0),  # patches have no mean
+        "PCA": jnp.zeros_like(start)
+        .at[: size**2 - 1]
+        .set(pca.fit(x, n_components=size**2 - 1).components),
     }
     codes = {name: lasso.encode(each, held_out, config.lam) for name, each in atoms.items()}
     for name, coded in codes.items():
@@ -76,9 +79,11 @@ def _draw_atoms(report, atoms, codes, n_side):
     order = np.argsort(-np.abs(np.asarray(codes)).sum(0))
     fig, axes = plt.subplots(1, 2, figsize=(13, 6.9), layout="constrained")
     learned = np.asarray(atoms["learned"])[order]
-    fixed = np.concatenate([np.zeros_like(atoms["DCT"][:1]), atoms["DCT"]])
     for ax, each, title in zip(
-        axes, (learned, fixed), ("learned, most used first", "overcomplete DCT"), strict=True
+        axes,
+        (learned, np.asarray(atoms["DCT"])),
+        ("learned, most used first", "overcomplete DCT"),
+        strict=True,
     ):
         ax.imshow(patches.mosaic(each, n_side), cmap="gray", vmin=0, vmax=1)
         ax.set_title(title)
