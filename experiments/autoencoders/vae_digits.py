@@ -214,6 +214,14 @@ def _draw_plane(report, small, split):
         "The plane of codes of the network with 2 latents, at equal steps of the prior's "
         "probability. Left: what each point decodes to. Right: where test images lie, by digit.",
     )
+    report.embedding(
+        "explore",
+        u,
+        labels=split.labels,
+        images=1 - np.asarray(split.test).reshape(-1, *split.shape),
+        caption="The test images in the plane of codes, to explore.",
+        axes=("first code (probability)", "second code (probability)"),
+    )
 
 
 def _draw_samples(report, large, split, config):
