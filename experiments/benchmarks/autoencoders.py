@@ -22,6 +22,7 @@ from experiments.benchmarks.timing import alternate, row
 from unsup_jax.autoencoders import corruption, networks, training, vae
 
 N_LATENT, N_HIDDEN, BATCH, LANES, RATE = 50, 200, 100, 8, 1e-3
+N_CHUNKS = 2  # of a batch: as many as there are cores
 NO_TORCH = "skipped: PyTorch is missing, pip install 'unsup-jax[torch]'"
 
 
@@ -43,7 +44,8 @@ def _beside_torch(model, x, repeats):
     loss = partial(vae.loss, model=model)
 
     def ours():
-        return training.epoch(state, x, learning_rate=RATE, loss=loss, batch_size=BATCH).train_loss
+        options = {"loss": loss, "batch_size": BATCH, "n_chunks": N_CHUNKS}
+        return training.epoch(state, x, learning_rate=RATE, **options).train_loss
 
     what = f"VAE 784-200-200-50, batch {BATCH}, {len(x)} images, an epoch"
     for name, compiled, bar in (("PyTorch eager", False, 2.0), ("torch.compile", True, 1.2)):

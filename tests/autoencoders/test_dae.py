@@ -57,6 +57,20 @@ def test_losses_by_hand():
     np.testing.assert_allclose(model.apply({"params": params}, z, method="decode"), a, rtol=1e-6)
 
 
+def test_cross_entropy_and_its_derivatives_hold_for_any_logit():
+    logits = jnp.asarray([-200.0, -30.0, -2.0, 0.0, 1e-3, 5.0, 40.0, 200.0])[:, None]
+    exact = np.logaddexp(0, np.asarray(logits, np.float64))[:, 0]
+    for x in (0.0, 0.3, 1.0):
+        loss = partial(dae.cross_entropy, jnp.full_like(logits, x))
+        wanted = exact - x * np.asarray(logits, np.float64)[:, 0]
+        np.testing.assert_allclose(loss(logits), wanted, rtol=1e-6, atol=2e-7)
+        slope = jax.grad(lambda a, loss=loss: loss(a).sum())
+        s = 1 / (1 + np.exp(-np.asarray(logits, np.float64)))
+        np.testing.assert_allclose(slope(logits), s - x, rtol=2e-5, atol=1e-7)
+        curvature = jax.grad(lambda a, slope=slope: slope(a).sum())
+        np.testing.assert_allclose(curvature(logits), s * (1 - s), rtol=2e-5, atol=1e-7)
+
+
 def test_tied_decoder_is_the_encoder_transposed():
     model = networks.TiedAutoencoder(6, (5, 2), activation="identity")
     x = jax.random.normal(KEY, (3, 6))

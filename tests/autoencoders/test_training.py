@@ -46,6 +46,26 @@ def test_every_sample_counts_the_same_in_an_epoch():
         )
 
 
+def test_chunks_add_up_to_their_batch():
+    weights = jnp.asarray(np.random.default_rng(1).uniform(size=25), jnp.float32)
+    options = {"n_epochs": 3, "batch_size": 10}
+    whole = fit(None, weights, 0.1, **options)
+    for n_chunks in (2, 5):
+        parts = fit(None, weights, 0.1, n_chunks=n_chunks, **options)
+        np.testing.assert_allclose(parts.params["m"], whole.params["m"], rtol=1e-5)
+        np.testing.assert_allclose(parts.history, whole.history, rtol=1e-5)
+    # Each has noise of its own: two chunks of the same row don't get the same gradient.
+    same = jnp.zeros((2, 3))
+    drawn = [
+        training.fit(
+            START, KEY, same, None, None, 1.0, {"rate": 1.0}, loss=noisy, optimizer=SGD,
+            n_epochs=1, batch_size=2, n_chunks=n,
+        ).params["m"]
+        for n in (1, 2)
+    ]  # fmt: skip
+    assert not np.allclose(drawn[0], drawn[1])
+
+
 def test_whole_batches_are_gradient_descent_with_clipping_and_schedule():
     found = fit(
         None, None, 0.3, None, 0.2, schedule=lambda step: 1 / (1 + step), n_epochs=4, batch_size=25
@@ -169,6 +189,8 @@ def test_wrong_arguments_are_named(unchecked):
         fit(n_epochs=0)
     with pytest.raises(ValueError, match="batch_size must be at least 1"):
         fit(n_epochs=1, batch_size=0)
+    with pytest.raises(ValueError, match="n_chunks must divide batch_size = 10, got 3"):
+        fit(n_epochs=1, batch_size=10, n_chunks=3)
     with pytest.raises(ValueError, match="valid must have 3 features, got 2"):
         fit(X[:, :2], n_epochs=1)
     with pytest.raises(ValueError, match=r"weights must have shape \(25,\)"):

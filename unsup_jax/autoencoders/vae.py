@@ -19,6 +19,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float, PRNGKeyArray, ScalarLike
 
+from unsup_jax.autoencoders.dae import cross_entropy
 from unsup_jax.core import stats
 from unsup_jax.core.checks import check_choice, check_count, check_matrix
 
@@ -67,7 +68,7 @@ class VAE(nn.Module):
         """`log p(x | z)`, row by row."""
         a = self.decoder(z)
         if self.likelihood == "bernoulli":
-            return (x * a - jax.nn.softplus(a)).sum(-1)
+            return -cross_entropy(x, a)
         log_sigma = self.log_sigma.astype(x.dtype)
         if self.likelihood == "gaussian":
             log_sigma = lax.stop_gradient(log_sigma)
