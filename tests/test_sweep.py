@@ -88,6 +88,19 @@ def test_batches_change_nothing(swept, points, start, x, batch_size):
     assert_close(sweep.run(fit, points, start, x, batch_size=batch_size), swept)
 
 
+def test_lanes_one_by_one_need_no_vmap():
+    @jax.custom_batching.custom_vmap
+    def double(value):
+        return 2 * value
+
+    @double.def_vmap
+    def refuse(*_):
+        raise NotImplementedError
+
+    got = sweep.run(lambda value: double(value), sweep.grid(value=jnp.arange(3.0)), batch_size=1)
+    assert got.fits.tolist() == [0, 2, 4]
+
+
 def test_devices_change_nothing(x):
     """Six lanes on four devices: two of padding."""
     keys = sweep.grid(key=jax.random.split(jax.random.key(1), 6))

@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import lax
 from jax.sharding import AxisType, Mesh, PartitionSpec
 from jaxtyping import Array, Float, Int, PRNGKeyArray, ScalarLike
 
@@ -125,8 +126,9 @@ def run(
         grid: From `grid`, `zipped`, `random` or `product`.
         *args: Arrays and pytrees, the same for every lane.
         batch_size: Static; the most lanes to vectorise at once, one batch after the other: bounds
-            the memory, and a batch ends when its own slowest lane has. `None` takes all at once,
-            of which mixtures on a CPU step a few at a time (see `unsup_jax.core.lanes`).
+            the memory, and a batch ends when its own slowest lane has. 1 vectorises nothing, which
+            fits that fill the cores by themselves may like best. `None` takes all at once, of which
+            mixtures on a CPU step a few at a time (see `unsup_jax.core.lanes`).
         devices: Devices that share the lanes. `None` takes all of an accelerator but one CPU:
             batched factorisations that run at once on virtual CPU devices wait for each other.
 
@@ -148,8 +150,12 @@ def run(
 @partial(jax.jit, static_argnames=("fn", "batch_size", "devices"))
 def _run(grid, args, *, fn, batch_size, devices):
     def lanes(grid, args):
-        vectorised = jax.vmap(lambda lane: fn(*args, **lane))
-        return map_rows(vectorised, grid, tile_size=batch_size)
+        def one(lane):
+            return fn(*args, **lane)
+
+        if batch_size == 1:
+            return lax.map(one, grid)
+        return map_rows(jax.vmap(one), grid, tile_size=batch_size)
 
     n, n_devices = size(grid), len(devices)
     if n_devices == 1:
