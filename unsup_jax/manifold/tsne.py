@@ -30,7 +30,7 @@ from unsup_jax.core.checks import check_choice, check_count, check_matrix
 from unsup_jax.core.fit import Fit, Step
 from unsup_jax.core.linalg import matmul
 from unsup_jax.core.stats import column_sums
-from unsup_jax.manifold import affinities, repulsion, starts
+from unsup_jax.manifold import affinities, grid, repulsion, starts
 from unsup_jax.manifold.affinities import Affinities, Sparse, joint
 from unsup_jax.manifold.attraction import attraction, energy
 from unsup_jax.manifold.neighbors import check_finite
@@ -287,37 +287,44 @@ def iterate(
     check_count("chunk", chunk)
     reached = _begin(state, p)
     on_grid = _on_grid(gradient, *reached.embedding.shape)
+    advance = _advance_on_grid if on_grid else _advance
     done = int(reached.n_steps)
     while done < max_iter:
         end = min(done + chunk, max_iter)
         while done < end:
-            size = repulsion.size_for(reached.embedding, dof=dof) if on_grid else None
-            reached = _advance(reached, p, schedule, end, dof=dof, size=size)
+            reached = advance(reached, p, schedule, end, dof=dof)
             done = int(reached.n_steps)
         yield reached
 
 
-@partial(jax.jit, static_argnames=("dof", "size"))
-def _advance(state, p, schedule, end, *, dof, size):
+@partial(jax.jit, static_argnames=("dof",))
+def _advance(state, p, schedule, end, *, dof):
+    """Updates up to step `end`."""
+    return lax.while_loop(
+        lambda state: state.n_steps < end,
+        lambda state: step(state, p, schedule, dof=dof),
+        state,
+    )
+
+
+def _advance_on_grid(state, p, schedule, end, *, dof):
     """Updates up to step `end`; fewer, but one at least, if the map outgrows the grid."""
-    if size is None:
-        return lax.while_loop(
-            lambda state: state.n_steps < end,
-            lambda state: step(state, p, schedule, dof=dof),
-            state,
-        )
-    spacing = repulsion.spacing_for(state.embedding, size=size)
-    n_dims = state.embedding.shape[1]
-    kernel = repulsion.kernel_on_grid(spacing, n_dims=n_dims, dof=dof, size=size)
+    kernel = grid.kernel_for(state.embedding, dof=dof)
+    fits = True
+    for _ in range(end - int(state.n_steps)):
+        if not fits:
+            break
+        field, own = grid.field(state.embedding, kernel), (kernel.core, kernel.level)
+        state, fits = _step_in_field(state, p, schedule, field, own, dof=dof)
+    return state
 
-    def advance(state):
-        repelled = repulsion.on_grid(state.embedding, kernel, size=size)
-        return step(state, p, schedule, repelled, dof=dof)
 
-    def unfinished(state):
-        return (state.n_steps < end) & repulsion.fits(state.embedding, spacing, size=size)
-
-    return lax.while_loop(unfinished, advance, state)
+@partial(jax.jit, static_argnames=("dof",))
+def _step_in_field(state, p, schedule, field, own, *, dof):
+    """A step, and whether the grid still holds the map."""
+    repelled = grid.from_others(field, state.embedding, *own)
+    state = step(state, p, schedule, repelled, dof=dof)
+    return state, grid.fits(state.embedding, field.spacing, field.size)
 
 
 def _begin(state, p):
@@ -330,7 +337,7 @@ def _begin(state, p):
 
 def _on_grid(gradient, n, q):
     check_choice("gradient", gradient, ("auto", "exact", "grid"))
-    possible = q in repulsion.SIZES
+    possible = q in grid.SIZES
     if gradient == "grid" and not possible:
         raise ValueError(f"gradient must be 'exact' for maps of {q} dimensions, got 'grid'")
     return gradient == "grid" or (gradient == "auto" and possible and n > EXACT_UP_TO)
