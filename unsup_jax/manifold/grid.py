@@ -56,12 +56,14 @@ class Kernel(NamedTuple):
         level: What was subtracted from it: its value at a distance of one side. A small map sees
             only the tip of the kernel, whose height would drown its slope in rounding.
         core: What a node does to itself and to the next three along each axis.
+        turns: `exp(-i pi j / (2 size))`.
     """
 
     spectrum: Float[Array, "*double"]
     spacing: Float[Array, ""]
     level: Float[Array, ""]
     core: Float[Array, "*four"]
+    turns: Complex[Array, "size"]
 
     @property
     def size(self) -> int:
@@ -146,14 +148,14 @@ def kernel_on_grid(
     spacing: Float[Array, ""], *, n_dims: int, dof: float = 1.0, size: int
 ) -> Kernel:
     """The kernel for grids of `size` nodes along each of `n_dims` axes."""
-    tip, level = _tip(spacing, n_dims=n_dims, dof=dof, size=size)
+    tip, level, turns = _tip(spacing, n_dims=n_dims, dof=dof, size=size)
     spectrum, core = _spectrum(tip)
-    return Kernel(spectrum, spacing, level, core)
+    return Kernel(spectrum, spacing, level, core, turns)
 
 
 @partial(jax.jit, static_argnames=("n_dims", "dof", "size"))
 def _tip(spacing, *, n_dims, dof, size):
-    """The kernel less its level, as complex numbers that one transform takes, and that level."""
+    """The kernel less its level, as complex numbers that one transform takes; level and turns."""
     steps = jnp.arange(2 * size)
     squares = (jnp.minimum(steps, 2 * size - steps).astype(spacing.dtype) * spacing) ** 2
     side = (size * spacing) ** 2
@@ -167,7 +169,9 @@ def _tip(spacing, *, n_dims, dof, size):
 
     # Nodes are less than `size` apart: no matter what is at `size` itself.
     before, after = less_level(squares[:size]), less_level(squares[size:])
-    return _turned(before, after), level
+    quarter = _cosines(jnp.arange(size + 1), size, spacing.dtype)
+    turns = lax.complex(quarter[:size], -quarter[:0:-1])
+    return lax.complex(before, after) * turns, level, turns
 
 
 @jax.jit
@@ -194,24 +198,13 @@ def _cosines(angles, size, dtype):
     return jnp.cos((angles % (4 * size)).astype(dtype) * (jnp.pi / (2 * size)))
 
 
-def _turned(real, imag=None):
-    """`(real + i imag) exp(-i pi j / (2 size))`, `j` counting along the last axis."""
-    size, n_dims = real.shape[-1], real.ndim
-    steps = jnp.arange(size)
-    cos = _along(_cosines(steps, size, real.dtype), n_dims - 1, n_dims)
-    sin = _along(_cosines(steps - size, size, real.dtype), n_dims - 1, n_dims)
-    if imag is None:
-        return lax.complex(real * cos, -real * sin)
-    return lax.complex(real * cos + imag * sin, imag * cos - real * sin)
-
-
 def field(y: Float[Array, "n q"], kernel: Kernel, *, axis_name: str | None = None) -> Field:
     """The potential of the points `y`, each of charge 1, at the nodes of a grid centred on them."""
     size = kernel.size
     capacity = next(c for c in _CAPACITIES if c >= size ** y.shape[1])
     charges = _spread(y, kernel.spacing, kernel.level, size, capacity=capacity, axis_name=axis_name)
-    laid_out = _lay_out(charges.values, n_dims=y.shape[1], size=size)
-    values = _potential(_filter(laid_out, kernel.spectrum), capacity=capacity)
+    laid_out = _lay_out(charges.values, kernel.turns, n_dims=y.shape[1])
+    values = _potential(_filter(laid_out, kernel.spectrum), kernel.turns, capacity=capacity)
     return charges._replace(values=values)
 
 
@@ -244,10 +237,13 @@ def _spread(y, spacing, level, size, *, capacity, axis_name):
     return Field(charges, jnp.asarray(size, jnp.int32), origin, spacing, n * level)
 
 
-@partial(jax.jit, static_argnames=("n_dims", "size"))
-def _lay_out(charges, *, n_dims, size):
-    charges = charges[: size**n_dims].reshape((size,) * n_dims)
-    return jnp.pad(_turned(charges), (*[(0, size)] * (n_dims - 1), (0, 0)))
+@partial(jax.jit, static_argnames=("n_dims",))
+def _lay_out(charges, turns, *, n_dims):
+    size = turns.shape[0]
+    charges = charges[: size**n_dims].reshape(-1, size)
+    turned = lax.complex(charges * turns.real[None], charges * turns.imag[None])
+    turned = turned.reshape((size,) * n_dims)
+    return jnp.pad(turned, (*[(0, size)] * (n_dims - 1), (0, 0)))
 
 
 @jax.jit
@@ -257,11 +253,12 @@ def _filter(laid_out, spectrum):
 
 
 @partial(jax.jit, static_argnames=("capacity",))
-def _potential(transform, *, capacity):
-    turned = jnp.fft.ifftn(transform)[(slice(transform.shape[-1]),) * transform.ndim]
+def _potential(transform, turns, *, capacity):
+    size = turns.shape[0]
+    turned = jnp.fft.ifftn(transform)[(slice(size),) * transform.ndim].reshape(-1, size)
     # Turned back; the imaginary part belongs to the empty half of the grid.
-    values = _turned(turned.real, -turned.imag).real.reshape(-1)
-    return jnp.pad(values, (0, capacity - values.shape[0]))
+    values = turned.real * turns.real[None] + turned.imag * turns.imag[None]
+    return jnp.pad(values.reshape(-1), (0, capacity - values.size))
 
 
 def read(at: Field, y: Float[Array, "m q"]) -> Repulsion:

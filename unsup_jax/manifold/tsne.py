@@ -312,10 +312,12 @@ def _advance_on_grid(state, p, schedule, end, *, dof):
     kernel = grid.kernel_for(state.embedding, dof=dof)
     fits = True
     for _ in range(end - int(state.n_steps)):
+        field, own = grid.field(state.embedding, kernel), (kernel.core, kernel.level)
+        new, still_fits = _step_in_field(state, p, schedule, field, own, dof=dof)
+        # Of the state that this step began from, to wait for which costs nothing by now.
         if not fits:
             break
-        field, own = grid.field(state.embedding, kernel), (kernel.core, kernel.level)
-        state, fits = _step_in_field(state, p, schedule, field, own, dof=dof)
+        state, fits = new, still_fits
     return state
 
 
