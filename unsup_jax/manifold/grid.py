@@ -141,7 +141,14 @@ def kernel_for(y: Float[Array, "n q"], *, dof: float = 1.0) -> Kernel:
 
 @jax.jit
 def _width(y):
-    return jnp.ptp(y, axis=0).max()
+    low, high = _ends(y)
+    return (high - low).max()
+
+
+def _ends(y):
+    """The smallest and largest coordinate along each axis."""
+    points = lax.optimization_barrier(y.T)  # in memory: rows are reduced faster than columns
+    return points.min(1), points.max(1)
 
 
 def kernel_on_grid(
@@ -213,11 +220,11 @@ def _spread(y, spacing, level, size, *, capacity, axis_name):
     """A field whose values are the charges at the nodes."""
     n, q = y.shape
     points = y.T
-    middle = (points.max(1) + points.min(1)) / 2
+    low, high = _ends(y)
     if axis_name is not None:
         mine, is_there = share_rows(y, axis_name)
         points = mine.T
-    origin = middle - jnp.asarray(size - 1, y.dtype) / 2 * spacing
+    origin = (low + high) / 2 - jnp.asarray(size - 1, y.dtype) / 2 * spacing
     first, fractions = _locate(points, origin, spacing, size)
     # Of the nodes around a point, those along the last axis are neighbours in memory: one window.
     splines = [jnp.stack(_spline(t), 1) for t in fractions]

@@ -196,8 +196,9 @@ def step(
     downhill = jnp.sign(state.velocity) != jnp.sign(slope)
     gains = jnp.where(downhill, state.gains + 0.2, state.gains * 0.8 + 0.01)
     velocity = momentum * state.velocity - rate / 4 * gains * slope
-    length = jnp.linalg.norm(velocity, axis=1, keepdims=True)
-    velocity = velocity * (_LONGEST_STEP / jnp.maximum(length, _LONGEST_STEP))
+    # Coordinate by coordinate: on a CPU that is far faster than a norm of rows of two numbers.
+    length = jnp.sqrt(sum(velocity[:, i] ** 2 for i in range(y.shape[1])))
+    velocity = velocity * (_LONGEST_STEP / jnp.maximum(length, _LONGEST_STEP))[:, None]
     y = y + velocity
     return State(y - (column_sums(y) / y.shape[0])[None], velocity, gains, state.n_steps + 1)
 
