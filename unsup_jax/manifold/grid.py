@@ -39,7 +39,7 @@ from unsup_jax.manifold.repulsion import Repulsion
 
 SPACING = 0.42  # of the nodes, at most, in widths of the kernel: forces within 2%
 # Nodes a side that `size_for` chooses from: few, for each has programs to compile.
-_SIDES = (128, 256, 384, 512, 640, 768, 1024, 1280, 1536, 2048)
+_SIDES = (128, 256, 512, 640, 768, 1024, 1280, 1536, 2048)
 SIZES = {1: (128, 512, 2**11, 2**13, 2**15, 2**17), 2: _SIDES}
 _CAPACITIES = (640**2, 1280**2, 2048**2)  # nodes in all
 _GROWTH = 1.15  # of a map, before it needs another grid
