@@ -128,6 +128,7 @@ def gradient(
     p: Affinities,
     exaggeration: ScalarLike = 1.0,
     repelled: Repulsion | None = None,
+    attracted: Float[Array, "n q"] | None = None,
     *,
     dof: float = 1.0,
     axis_name: str | None = None,
@@ -139,6 +140,7 @@ def gradient(
         p: Affinities, dense or sparse.
         exaggeration: Factor of the attraction.
         repelled: The repulsion in this map; `None` means the exact one.
+        attracted: The attraction in this map; `None` means that it is still to be found.
         dof: Static; degrees of freedom.
         axis_name: Static; the mapped axis over which the slices of `p` are sharded, if any. The
             map is whole on every device.
@@ -147,7 +149,9 @@ def gradient(
     if repelled is None and axis_name is None and not isinstance(p, Sparse):
         return _gradient_of_all_pairs(embedding, p, exaggeration, dof)
     repelled = _repelled(embedding, repelled, dof, axis_name)
-    pull = exaggeration * attraction(embedding, p, dof=dof, axis_name=axis_name)
+    if attracted is None:
+        attracted = attraction(embedding, p, dof=dof, axis_name=axis_name)
+    pull = exaggeration * attracted
     # `force` is (alpha + 1) / alpha times the sum over w k (y_i - y_j).
     return 2 * ((dof + 1) / dof * pull - repelled.force / repelled.normalizer)
 
@@ -171,6 +175,7 @@ def step(
     p: Affinities,
     schedule: Schedule = USUAL,
     repelled: Repulsion | None = None,
+    attracted: Float[Array, "n q"] | None = None,
     *,
     dof: float = 1.0,
     axis_name: str | None = None,
@@ -186,13 +191,14 @@ def step(
         p: Affinities, dense or sparse.
         schedule: Hyperparameters.
         repelled: The repulsion in this map; `None` means the exact one.
+        attracted: The attraction in this map; `None` means that it is still to be found.
         dof: Static; degrees of freedom.
         axis_name: Static; the mapped axis over which the slices of `p` are sharded, if any. The
             map is whole on every device.
     """
     y = state.embedding
     momentum, exaggeration, rate = _now(schedule, state)
-    slope = gradient(y, p, exaggeration, repelled, dof=dof, axis_name=axis_name)
+    slope = gradient(y, p, exaggeration, repelled, attracted, dof=dof, axis_name=axis_name)
     downhill = jnp.sign(state.velocity) != jnp.sign(slope)
     gains = jnp.where(downhill, state.gains + 0.2, state.gains * 0.8 + 0.01)
     velocity = momentum * state.velocity - rate / 4 * gains * slope
@@ -313,8 +319,10 @@ def _advance_on_grid(state, p, schedule, end, *, dof):
     kernel = grid.kernel_for(state.embedding, dof=dof)
     fits = True
     for _ in range(end - int(state.n_steps)):
+        # Two programs at once fill the gaps where either one waits for a single thread.
+        attracted = _attraction(state.embedding, p, dof=dof)
         field, own = grid.field(state.embedding, kernel), (kernel.core, kernel.level)
-        new, still_fits = _step_in_field(state, p, schedule, field, own, dof=dof)
+        new, still_fits = _step_in_field(state, p, schedule, field, own, attracted, dof=dof)
         # Of the state that this step began from, to wait for which costs nothing by now.
         if not fits:
             break
@@ -322,11 +330,14 @@ def _advance_on_grid(state, p, schedule, end, *, dof):
     return state
 
 
+_attraction = jax.jit(attraction, static_argnames=("dof",))
+
+
 @partial(jax.jit, static_argnames=("dof",))
-def _step_in_field(state, p, schedule, field, own, *, dof):
+def _step_in_field(state, p, schedule, field, own, attracted, *, dof):
     """A step, and whether the grid still holds the map."""
     repelled = grid.from_others(field, state.embedding, *own)
-    state = step(state, p, schedule, repelled, dof=dof)
+    state = step(state, p, schedule, repelled, attracted, dof=dof)
     return state, grid.fits(state.embedding, field.spacing, field.size)
 
 
