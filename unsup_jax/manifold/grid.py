@@ -178,7 +178,8 @@ def _tip(spacing, *, n_dims, dof, size):
     before, after = less_level(squares[:size]), less_level(squares[size:])
     quarter = _cosines(jnp.arange(size + 1), size, spacing.dtype)
     turns = lax.complex(quarter[:size], -quarter[:0:-1])
-    return lax.complex(before, after) * turns, level, turns
+    tip = lax.complex(before, after) * _along(turns, n_dims - 1, n_dims)
+    return tip, level, turns
 
 
 @jax.jit
