@@ -10,7 +10,7 @@ import pytest
 from unsup_jax import distributed
 from unsup_jax.autoencoders import training
 from unsup_jax.linear import pca
-from unsup_jax.manifold import affinities, lle, neighbors, repulsion, tsne
+from unsup_jax.manifold import affinities, grid, lle, neighbors, tsne
 from unsup_jax.mixtures import bernoulli, gaussian, kmeans
 from unsup_jax.sparse import dictionary, nmf
 
@@ -101,7 +101,7 @@ def test_steps_of_t_sne(n_devices):
     begin = tsne.start(2 * jax.random.normal(KEY, (N, 2)))
 
     def on_grid(state, p, *, axis_name=None):
-        repelled = repulsion.grid(state.embedding, size=128, axis_name=axis_name)
+        repelled = grid.repulsion(state.embedding, size=128, axis_name=axis_name)
         kl = tsne.kl_divergence(state.embedding, p, repelled, axis_name=axis_name)
         return kl, tsne.step(state, p, repelled=repelled, axis_name=axis_name)
 

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
-from functools import partial
 from typing import Literal
 
 import jax
@@ -19,11 +18,12 @@ from experiments import data, projector
 from experiments.manifold import _maps
 from experiments.report import Report, UserError
 from unsup_jax.linear import pca
-from unsup_jax.manifold import repulsion, starts, tsne
+from unsup_jax.manifold import grid, starts, tsne
 
 N_COMPONENTS = 50
 CHUNK = 25  # updates between two looks at the map
 SHOWN = 5000  # pictures drawn as thumbnails, at most
+_divergence = jax.jit(tsne.kl_divergence)
 QUICK = {"n": 600, "max_iter": 200, "early_iter": 100}
 
 
@@ -64,7 +64,8 @@ def run(config: Config, report: Report) -> None:
     for state in report.progress(_states(x, p, config), "t-SNE", _max_iter(config) / CHUNK):
         n_steps, y = int(state.n_steps), state.embedding
         maps[n_steps] = np.asarray(y)
-        objectives[n_steps] = float(_objective(y, p, size=repulsion.size_for(y)))
+        repelled = grid.repulsion(y, size=grid.size_for(y))
+        objectives[n_steps] = float(_divergence(y, p, repelled))
     seconds = time.perf_counter() - start
     report.metrics(
         n_pictures=len(x),
@@ -109,12 +110,6 @@ def _early_iter(config):
 def _states(x, p, config):
     schedule = tsne.Schedule(early_iter=_early_iter(config))
     return tsne.iterate(starts.pca(x), p, schedule, max_iter=_max_iter(config), chunk=CHUNK)
-
-
-@partial(jax.jit, static_argnames="size")
-def _objective(y, p, *, size):
-    """The divergence, through the grid."""
-    return tsne.kl_divergence(y, p, repulsion.grid(y, size=size))
 
 
 def _draw(report, config, y, images, labels, maps, objectives):

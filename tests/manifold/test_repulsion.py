@@ -5,9 +5,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from unsup_jax.manifold import repulsion
+from unsup_jax.manifold import grid, repulsion
 
-grid = jax.jit(repulsion.grid, static_argnames=("dof", "size"))
+through_grid = jax.jit(grid.repulsion, static_argnames=("dof", "size"))
 
 
 def clusters(n, extent, q=2):
@@ -33,7 +33,7 @@ def test_exact_is_the_sum_over_pairs(dof):
 def errors(extent, q=2, dof=1.0):
     y = clusters(1000, extent, q)
     exact = repulsion.exact(y, dof=dof)
-    found = grid(y, dof=dof, size=repulsion.size_for(y, dof=dof))
+    found = through_grid(y, dof=dof, size=grid.size_for(y, dof=dof))
     off = jnp.linalg.norm(found.force - exact.force) / jnp.linalg.norm(exact.force)
     return float(off), float(found.potential.sum() / exact.potential.sum() - 1)
 
@@ -56,13 +56,13 @@ def test_grid_on_a_line_and_with_heavy_tails(q, dof):
 
 def test_a_lone_point_feels_nothing_of_itself():
     y = jnp.asarray([[0.0, 0.0], [77.0, 40.0]])
-    found, exact = grid(y, size=256), repulsion.exact(y)
+    found, exact = through_grid(y, size=256), repulsion.exact(y)
     np.testing.assert_allclose(found.force, exact.force, atol=1e-5)
     np.testing.assert_allclose(found.potential, exact.potential, rtol=1e-3)
 
 
 def test_points_in_one_place():
-    found = grid(jnp.ones((5, 2)), size=128)
+    found = through_grid(jnp.ones((5, 2)), size=128)
     np.testing.assert_allclose(found.potential, 4, rtol=1e-6)
     np.testing.assert_allclose(found.force, 0, atol=1e-6)
 
@@ -72,10 +72,10 @@ def test_force_is_minus_the_gradient_of_the_potential_on_the_grid():
 
     @jax.jit
     def both(at):
-        kernel = repulsion.kernel_on_grid(jnp.float32(0.3), n_dims=2, size=128)
-        field = repulsion.field(y, kernel, size=128)
-        slope = jax.grad(lambda at: repulsion.read(field, at).potential.sum())(at)
-        return repulsion.read(field, at).force, slope
+        kernel = grid.kernel_on_grid(jnp.float32(0.3), n_dims=2, size=128)
+        field = grid.field(y, kernel)
+        slope = jax.grad(lambda at: grid.read(field, at).potential.sum())(at)
+        return grid.read(field, at).force, slope
 
     force, slope = both(y + 0.05)
     np.testing.assert_allclose(force, -slope, atol=1e-4)

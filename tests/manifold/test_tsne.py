@@ -188,3 +188,19 @@ def test_float64_stays(x64):
     x = jnp.asarray(np.random.default_rng(0).normal(size=(12, 3)))
     assert tsne.embed(x, 3.0, max_iter=3).dtype == jnp.float64
     assert tsne.embed(x, 3.0, max_iter=3, gradient="grid").dtype == jnp.float64
+
+
+def test_runs_through_the_grid_are_equal_to_the_last_bit():
+    # Many digits to spread over a large grid, on which transforms use several threads.
+    x = jnp.asarray(np.random.default_rng(0).normal(size=(3000, 8)), jnp.float32)
+    p, start = tsne.joint(x), starts.pca(x)
+    start = start * (180 / jnp.ptp(start))
+
+    def run():
+        schedule = tsne.Schedule(early_exaggeration=1.0, learning_rate=1.0)
+        *_, state = tsne.iterate(start, p, schedule, max_iter=12)
+        return state.embedding
+
+    first = run()
+    for _ in range(6):
+        np.testing.assert_array_equal(run(), first)

@@ -10,7 +10,7 @@ from jax import lax
 from jaxtyping import Array, Float, ScalarLike
 
 from unsup_jax.core.checks import check_matrix
-from unsup_jax.manifold import affinities, repulsion
+from unsup_jax.manifold import affinities, grid, repulsion
 from unsup_jax.manifold.neighbors import knn
 
 EXACT_UP_TO = 1000  # samples of the map
@@ -54,22 +54,24 @@ def transform(
         raise ValueError(f"embedding must have {x.shape[0]} rows, got {n}")
     affinities.check_perplexity(perplexity, n)
     found = knn(x_new, x, n_neighbors=min(n, max(_FOR_START, int(3 * jnp.asarray(perplexity)))))
-    on_grid = q in repulsion.SIZES and n > EXACT_UP_TO
-    size = repulsion.size_for(embedding, dof=dof) if on_grid else None
+    on_grid = q in grid.SIZES and n > EXACT_UP_TO
+    field = grid.field(embedding, grid.kernel_for(embedding, dof=dof)) if on_grid else None
     rates = (perplexity, exaggeration, learning_rate)
-    return _place(*found, embedding, rates, dof=dof, max_iter=max_iter, size=size)
+    return _place(*found, embedding, field, rates, dof=dof, max_iter=max_iter)
 
 
-@partial(jax.jit, static_argnames=("dof", "max_iter", "size"))
-def _place(distances, indices, embedding, rates, *, dof, max_iter, size):
+@partial(jax.jit, static_argnames=("dof", "max_iter"))
+def _place(distances, indices, embedding, field, rates, *, dof, max_iter):
     perplexity, exaggeration, rate = (jnp.asarray(a, embedding.dtype) for a in rates)
     p = affinities.conditional(distances**2, perplexity)
     targets = embedding[indices]
-    repel = _repulsion_of(embedding, dof, size)
 
     def slope(y):
         """A quarter of the gradient, at most 1/4 long."""
-        potential, force = repel(y)
+        if field is None:
+            potential, force = repulsion.exact(y, embedding, dof=dof)
+        else:
+            potential, force = grid.read(field, y)
         apart = y[:, None] - targets
         w, _ = repulsion.kernel((apart**2).sum(2), dof=dof)
         pull = (dof + 1) / dof * (apart * (p * w)[:, :, None]).sum(1)
@@ -86,14 +88,3 @@ def _place(distances, indices, embedding, rates, *, dof, max_iter, size):
 
     y = jnp.median(targets[:, :_FOR_START], axis=1)
     return lax.fori_loop(0, max_iter, update, (y, jnp.zeros_like(y), jnp.ones_like(y)))[0]
-
-
-def _repulsion_of(embedding, dof, size):
-    """What the map does to a point, as a function of the point."""
-    if size is None:
-        return lambda y: repulsion.exact(y, embedding, dof=dof)
-    spacing = repulsion.spacing_for(embedding, size=size)
-    n_dims = embedding.shape[1]
-    kernel = repulsion.kernel_on_grid(spacing, n_dims=n_dims, dof=dof, size=size)
-    fixed = repulsion.field(embedding, kernel, size=size)
-    return lambda y: repulsion.read(fixed, y)

@@ -30,7 +30,7 @@ from unsup_jax.core.checks import check_choice, check_count, check_matrix
 from unsup_jax.core.fit import Fit, Step
 from unsup_jax.core.linalg import matmul
 from unsup_jax.core.stats import column_sums
-from unsup_jax.manifold import affinities, repulsion, starts
+from unsup_jax.manifold import affinities, grid, repulsion, starts
 from unsup_jax.manifold.affinities import Affinities, Sparse, joint
 from unsup_jax.manifold.attraction import attraction, energy
 from unsup_jax.manifold.neighbors import check_finite
@@ -128,6 +128,7 @@ def gradient(
     p: Affinities,
     exaggeration: ScalarLike = 1.0,
     repelled: Repulsion | None = None,
+    attracted: Float[Array, "n q"] | None = None,
     *,
     dof: float = 1.0,
     axis_name: str | None = None,
@@ -139,6 +140,7 @@ def gradient(
         p: Affinities, dense or sparse.
         exaggeration: Factor of the attraction.
         repelled: The repulsion in this map; `None` means the exact one.
+        attracted: The attraction in this map; `None` means that it is still to be found.
         dof: Static; degrees of freedom.
         axis_name: Static; the mapped axis over which the slices of `p` are sharded, if any. The
             map is whole on every device.
@@ -147,7 +149,9 @@ def gradient(
     if repelled is None and axis_name is None and not isinstance(p, Sparse):
         return _gradient_of_all_pairs(embedding, p, exaggeration, dof)
     repelled = _repelled(embedding, repelled, dof, axis_name)
-    pull = exaggeration * attraction(embedding, p, dof=dof, axis_name=axis_name)
+    if attracted is None:
+        attracted = attraction(embedding, p, dof=dof, axis_name=axis_name)
+    pull = exaggeration * attracted
     # `force` is (alpha + 1) / alpha times the sum over w k (y_i - y_j).
     return 2 * ((dof + 1) / dof * pull - repelled.force / repelled.normalizer)
 
@@ -171,6 +175,7 @@ def step(
     p: Affinities,
     schedule: Schedule = USUAL,
     repelled: Repulsion | None = None,
+    attracted: Float[Array, "n q"] | None = None,
     *,
     dof: float = 1.0,
     axis_name: str | None = None,
@@ -186,18 +191,20 @@ def step(
         p: Affinities, dense or sparse.
         schedule: Hyperparameters.
         repelled: The repulsion in this map; `None` means the exact one.
+        attracted: The attraction in this map; `None` means that it is still to be found.
         dof: Static; degrees of freedom.
         axis_name: Static; the mapped axis over which the slices of `p` are sharded, if any. The
             map is whole on every device.
     """
     y = state.embedding
     momentum, exaggeration, rate = _now(schedule, state)
-    slope = gradient(y, p, exaggeration, repelled, dof=dof, axis_name=axis_name)
+    slope = gradient(y, p, exaggeration, repelled, attracted, dof=dof, axis_name=axis_name)
     downhill = jnp.sign(state.velocity) != jnp.sign(slope)
     gains = jnp.where(downhill, state.gains + 0.2, state.gains * 0.8 + 0.01)
     velocity = momentum * state.velocity - rate / 4 * gains * slope
-    length = jnp.linalg.norm(velocity, axis=1, keepdims=True)
-    velocity = velocity * (_LONGEST_STEP / jnp.maximum(length, _LONGEST_STEP))
+    # Coordinate by coordinate: on a CPU that is far faster than a norm of rows of two numbers.
+    length = jnp.sqrt(sum(velocity[:, i] ** 2 for i in range(y.shape[1])))
+    velocity = velocity * (_LONGEST_STEP / jnp.maximum(length, _LONGEST_STEP))[:, None]
     y = y + velocity
     return State(y - (column_sums(y) / y.shape[0])[None], velocity, gains, state.n_steps + 1)
 
@@ -287,37 +294,51 @@ def iterate(
     check_count("chunk", chunk)
     reached = _begin(state, p)
     on_grid = _on_grid(gradient, *reached.embedding.shape)
+    advance = _advance_on_grid if on_grid else _advance
     done = int(reached.n_steps)
     while done < max_iter:
         end = min(done + chunk, max_iter)
         while done < end:
-            size = repulsion.size_for(reached.embedding, dof=dof) if on_grid else None
-            reached = _advance(reached, p, schedule, end, dof=dof, size=size)
+            reached = advance(reached, p, schedule, end, dof=dof)
             done = int(reached.n_steps)
         yield reached
 
 
-@partial(jax.jit, static_argnames=("dof", "size"))
-def _advance(state, p, schedule, end, *, dof, size):
+@partial(jax.jit, static_argnames=("dof",))
+def _advance(state, p, schedule, end, *, dof):
+    """Updates up to step `end`."""
+    return lax.while_loop(
+        lambda state: state.n_steps < end,
+        lambda state: step(state, p, schedule, dof=dof),
+        state,
+    )
+
+
+def _advance_on_grid(state, p, schedule, end, *, dof):
     """Updates up to step `end`; fewer, but one at least, if the map outgrows the grid."""
-    if size is None:
-        return lax.while_loop(
-            lambda state: state.n_steps < end,
-            lambda state: step(state, p, schedule, dof=dof),
-            state,
-        )
-    spacing = repulsion.spacing_for(state.embedding, size=size)
-    n_dims = state.embedding.shape[1]
-    kernel = repulsion.kernel_on_grid(spacing, n_dims=n_dims, dof=dof, size=size)
+    kernel = grid.kernel_for(state.embedding, dof=dof)
+    fits = True
+    for _ in range(end - int(state.n_steps)):
+        # Two programs at once fill the gaps where either one waits for a single thread.
+        attracted = _attraction(state.embedding, p, dof=dof)
+        field, own = grid.field(state.embedding, kernel), (kernel.core, kernel.level)
+        new, still_fits = _step_in_field(state, p, schedule, field, own, attracted, dof=dof)
+        # Of the state that this step began from, to wait for which costs nothing by now.
+        if not fits:
+            break
+        state, fits = new, still_fits
+    return state
 
-    def advance(state):
-        repelled = repulsion.on_grid(state.embedding, kernel, size=size)
-        return step(state, p, schedule, repelled, dof=dof)
 
-    def unfinished(state):
-        return (state.n_steps < end) & repulsion.fits(state.embedding, spacing, size=size)
+_attraction = jax.jit(attraction, static_argnames=("dof",))
 
-    return lax.while_loop(unfinished, advance, state)
+
+@partial(jax.jit, static_argnames=("dof",))
+def _step_in_field(state, p, schedule, field, own, attracted, *, dof):
+    """A step, and whether the grid still holds the map."""
+    repelled = grid.from_others(field, state.embedding, *own)
+    state = step(state, p, schedule, repelled, attracted, dof=dof)
+    return state, grid.fits(state.embedding, field.spacing, field.size)
 
 
 def _begin(state, p):
@@ -330,7 +351,7 @@ def _begin(state, p):
 
 def _on_grid(gradient, n, q):
     check_choice("gradient", gradient, ("auto", "exact", "grid"))
-    possible = q in repulsion.SIZES
+    possible = q in grid.SIZES
     if gradient == "grid" and not possible:
         raise ValueError(f"gradient must be 'exact' for maps of {q} dimensions, got 'grid'")
     return gradient == "grid" or (gradient == "auto" and possible and n > EXACT_UP_TO)
