@@ -282,7 +282,7 @@ def fit(
         ValueError: For shapes that do not match or an `x` that is not floating point.
     """
     check_matrix("x", x)
-    check_matrix("params.means", params.means, n_features=x.shape[1])
+    check_matrix("params.means", params.means, n_features=x.shape[1], like=x)
     check_weights(weights, x)
 
     def step(params, x, weights, reg_covar):

@@ -159,7 +159,7 @@ def fit(
         ValueError: For shapes that do not match or an `x` that is not floating point.
     """
     check_matrix("x", x)
-    check_matrix("centers", centers, n_features=x.shape[1])
+    check_matrix("centers", centers, n_features=x.shape[1], like=x)
     check_weights(weights, x)
 
     def step(centers, x, weights):
