@@ -131,7 +131,8 @@ def test_removed_rows_may_hold_anything_finite(algorithm):
     x = algorithm.data()
     params = start(algorithm, x)
     weights = jnp.ones(x.shape[0]).at[:5].set(0.0)
-    changed = x.at[:5].set(1 - x[:5])
+    far = 1 - x[:5] if algorithm.name == "bernoulli" else 1e10
+    changed = x.at[:5].set(far)
     assert_close(
         algorithm.fit(params, x, weights, max_iter=5),
         algorithm.fit(params, changed, weights, max_iter=5),
