@@ -105,6 +105,13 @@ def test_run_several(lab, capsys):
     assert metrics(out)["command"] == "python -m experiments run good --seed 3"
 
 
+@pytest.mark.parametrize("command", [["gallery"], ["run", "all"], ["run", "good"]])
+def test_an_output_that_can_not_be_written_is_named_before_any_work(lab, capsys, command):
+    (lab / "file").touch()
+    assert main([*command, "--output", str(lab / "file")]) == 2
+    assert capsys.readouterr().err.startswith(f"error: Can't write to '{lab / 'file'}")
+
+
 def test_a_user_error_is_one_line_and_status_2(lab, capsys):
     assert main(["run", "wrong", "--output", str(lab / "out")]) == 2
     assert capsys.readouterr().err == "error: no such clip\n"
