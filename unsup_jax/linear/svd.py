@@ -107,7 +107,12 @@ def truncated(
     """
     checks.check_matrix("x", x)
     checks.check_count("rank", rank, min(x.shape))
+    checks.check_count("n_oversamples", n_oversamples, at_least=0)
+    checks.check_count("n_iter", n_iter, at_least=0)
     block = min(rank + n_oversamples, *x.shape)
+    if block == x.shape[0]:  # no room for directions to spare, nor need of any
+        u, s, vt = thin(x)
+        return Svd(u[:, :rank], s[:rank], vt[:rank])
     n_columns = block * (n_iter + 1)
     product, _ = products(jnp.zeros_like(x[0]), x, n_columns=n_columns, tile_size=tile_size)
     _, basis = leading_eigenpairs(

@@ -307,7 +307,10 @@ def log_prob(params: Params, x: Float[Array, "n d"]) -> Float[Array, "n"]:
 
 
 def responsibilities(params: Params, x: Float[Array, "n d"]) -> Float[Array, "n k"]:
-    """`r_ik = p(k | x_i)`: the soft clustering; rows sum to 1."""
+    """`r_ik = p(k | x_i)`: the soft clustering; rows sum to 1.
+
+    Those of samples whose squared distances overflow, and log-probability is `-inf`, are 0.
+    """
     return _posterior(params, x)[1]
 
 
