@@ -96,6 +96,7 @@ def _run(args: list[str]) -> int:
     if distributed:
         raise report.UserError("--distributed runs one experiment at a time.")
     common = _parse(Common, f"run {shlex.join(names)}", options, "Run several experiments.")
+    report.clear(common.output)
     return 1 if _run_each(experiments, common) else 0
 
 
@@ -144,6 +145,7 @@ def _gallery(args: list[str]) -> int:
 
     common = _parse(Common, "gallery", args, "Run all experiments and write one page of them.")
     experiments = registry.find(["all"])
+    report.clear(common.output)
     failures = _run_each(experiments, common)
     path = gallery.write(common.output, experiments, failures)
     print(f"\nOpen {path}", file=sys.stderr)

@@ -17,6 +17,7 @@ import multiprocessing
 import os
 import re
 import sys
+import tempfile
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -35,6 +36,24 @@ def unknown(kind: str, name: str, known: Iterable[str]) -> UserError:
     near = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
     hint = f"Did you mean {' or '.join(near)}?" if near else f"Known: {', '.join(known)}."
     return UserError(f"There is no {kind} named '{name}'. {hint}")
+
+
+def clear(folder: Path, *names: str) -> None:
+    """Make a folder that can be written to, without files of these names, before work begins.
+
+    Raises:
+        UserError: If that can't be.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+        for name in names:
+            (folder / name).unlink(missing_ok=True)
+    except OSError as error:
+        raise UserError(
+            f"Can't write to '{folder}': {error.strerror}. Choose another with --output."
+        ) from error
 
 
 @contextlib.contextmanager
@@ -121,13 +140,7 @@ class Report:
         self._embeddings: list[dict[str, str]] = []
         self._files: list[dict[str, str]] = []
         self._start = time.perf_counter()
-        try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            (self.folder / "metrics.json").unlink(missing_ok=True)  # of an earlier run
-        except OSError as error:
-            raise UserError(
-                f"Can't write to '{self.folder}': {error.strerror}. Choose another with --output."
-            ) from error
+        clear(self.folder, "metrics.json")  # of an earlier run
 
     def __enter__(self) -> Report:
         return self

@@ -185,6 +185,17 @@ def test_online_em_reaches_the_likelihood_of_em():
     assert batch.objective - 0.015 < reached <= batch.objective + 1e-4
 
 
+def test_steps_of_online_em_mix_the_moments_at_their_rates():
+    """The mean of the mixture moves by g_t = (t + 2)^-decay towards that of each batch."""
+    state, mean = online.start(START), gaussian.moments(START)[0]
+    for t, batch in enumerate((X[:40], X[40:70])):
+        score = gaussian.log_prob(state.params, jnp.asarray(batch)).mean()
+        state = online.step(state, jnp.asarray(batch), None, 1e-6, 0.7)
+        mean = mean + (t + 2) ** -0.7 * (batch.mean(0) - mean)
+        assert_close(gaussian.moments(state.params)[0], mean, 1e-5)
+        assert_close(state.objective, score, 1e-5)
+
+
 def test_a_dictionary_learnt_in_one_pass_goes_most_of_the_way_of_many():
     rng = np.random.default_rng(0)
     atoms = rng.normal(size=(8, D)).astype(np.float32)

@@ -88,3 +88,21 @@ def test_inverse_tril_matches_the_triangular_solve_and_has_its_derivatives():
     ours = jax.grad(lambda a: (linalg.inverse_tril(jnp.tril(a)) ** 2).sum())(lower)
     exact = jax.grad(lambda a: (jnp.linalg.inv(jnp.tril(a)) ** 2).sum())(lower)
     np.testing.assert_allclose(ours, exact, atol=1e-5)
+
+
+def test_the_middle_lies_amid_the_rows_wherever_a_tenth_of_them_are():
+    rng = np.random.default_rng(0)
+    for n in (1, 2, 3, 4, 81, 1000):
+        x = rng.normal(size=(n, 3)).astype(np.float32)
+        x[: n // 10] = 1e30
+        assert (np.abs(linalg.middle(jnp.asarray(x))) < 3).all()
+
+
+def test_means_and_distances_do_not_suffer_from_far_rows():
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(50, 3)).astype(np.float32)
+    far = jnp.asarray(np.concatenate([np.full((1, 3), 1e10, np.float32), x]))
+    weights = jnp.ones(51).at[0].set(0.0)
+    np.testing.assert_allclose(stats.mean(far, weights), x.mean(0), atol=1e-6)
+    exact = ((x[:, None] - x[None]) ** 2).sum(2)
+    np.testing.assert_allclose(linalg.squared_distances(far, far)[1:, 1:], exact, atol=1e-5)

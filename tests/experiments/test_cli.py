@@ -125,6 +125,13 @@ def test_a_process_that_dies_is_reported(lab, capsys):
     assert "error: bad failed: a process of the run has died" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("command", [["gallery"], ["run", "all"], ["run", "good"]])
+def test_an_output_that_can_not_be_written_is_named_before_any_work(lab, capsys, command):
+    (lab / "file").touch()
+    assert main([*command, "--output", str(lab / "file")]) == 2
+    assert capsys.readouterr().err.startswith(f"error: Can't write to '{lab / 'file'}")
+
+
 def test_a_user_error_is_one_line_and_status_2(lab, capsys):
     assert main(["run", "wrong", "--output", str(lab / "out")]) == 2
     assert capsys.readouterr().err == "error: no such clip\n"

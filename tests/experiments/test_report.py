@@ -3,6 +3,7 @@
 import dataclasses
 import enum
 import json
+import os
 import stat
 from pathlib import Path
 from typing import NamedTuple
@@ -136,6 +137,13 @@ def test_an_output_that_is_a_file(tmp_path):
     (tmp_path / "out").write_text("")
     with pytest.raises(report.UserError, match="--output"):
         report.Report("demo", tmp_path / "out")
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
+def test_an_output_without_permission(tmp_path):
+    (tmp_path / "demo").mkdir(mode=0o500)
+    with pytest.raises(report.UserError, match=r"Can't write to .* Permission denied"):
+        report.Report("demo", tmp_path)
 
 
 def test_progress_is_the_iterable_itself_when_nobody_watches(tmp_path, monkeypatch):

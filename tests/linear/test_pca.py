@@ -388,6 +388,26 @@ def test_gradient_through_the_fit(solver, x64):
     np.testing.assert_allclose((by_weights * change).sum(), expected / (2 * step), rtol=1e-5)
 
 
+@pytest.mark.parametrize("solver", ["dual", "svd", "randomized"])
+@pytest.mark.parametrize("shape", [(6, 9), (9, 6)])
+def test_gradient_at_removed_rows(solver, shape, x64):
+    """The root of a weight of 0 has no derivative, but the covariance has."""
+    x = jnp.asarray(np.random.default_rng(2).normal(size=shape))
+    weights = jnp.ones(shape[0]).at[1].set(0.0)
+
+    def loss(x, weights, solver):
+        mean, components, values, noise = fit(x, weights, solver=solver)
+        return (
+            (components**2 * jnp.arange(1.0, shape[1] + 1)[None]).sum()
+            + values.sum()
+            + noise
+            + mean[0]
+        )
+
+    actual = jax.grad(loss, argnums=(0, 1))(x, weights, solver)
+    assert_same(actual, jax.grad(loss, argnums=(0, 1))(x, weights, "gram"), atol=1e-7)
+
+
 @pytest.mark.parametrize("solver", ["gram", "dual", "svd"])
 def test_gradient_with_repeated_eigenvalues(solver, x64):
     """Finite always; exact for what depends on the repeated group as a whole."""
@@ -437,3 +457,11 @@ def test_errors_name_the_argument(unchecked):
         pca.transform(fit(x), jnp.ones((2, 3)))
     with pytest.raises(ValueError, match=r"z must have 3 features, got 4"):
         pca.inverse_transform(fit(x), x)
+
+
+@pytest.mark.parametrize("solver", SOLVERS)
+def test_removed_rows_may_lie_anywhere(solver):
+    x = data()
+    weights = jnp.ones(200).at[:5].set(0.0)
+    far = fit(x.at[:5].set(1e10), weights, solver=solver)
+    assert_same(far, fit(x, weights, solver=solver), atol=1e-5)

@@ -92,6 +92,14 @@ def test_truncated_finds_the_leading_triples(shape, tile_size):
     np.testing.assert_allclose(found.u.T @ found.u, np.eye(8), atol=1e-5)
 
 
+def test_truncated_finds_all_triples_of_few_rows():
+    """No more directions than rows: none to spare for what rounding takes from the small ones."""
+    x = with_values([3.0, 1.0, 0.1, 0.01], (4, 40))
+    u, s, vt = svd.truncated(jax.random.key(0), x, rank=4)
+    np.testing.assert_allclose(s, [3, 1, 0.1, 0.01], rtol=1e-4)
+    np.testing.assert_allclose((u * s[None]) @ vt, x, atol=1e-5)
+
+
 def test_power_iterations_sharpen_a_flat_spectrum():
     x = data((200, 100))
     exact = svd.thin(x).vt[:3]

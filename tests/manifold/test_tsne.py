@@ -118,34 +118,43 @@ def test_a_spectral_start_is_made_of_eigenvectors(small):
 
 @pytest.fixture(scope="module")
 def embedded(digits):
-    """All digits through the grid, and the first 1400 on their own, exactly."""
+    """All digits through the grid."""
     x, labels = digits
     p = tsne.joint(x)
     *_, state = tsne.iterate(starts.pca(x), p, max_iter=500, gradient="grid", chunk=500)
-    part = tsne.embed(x[:1400], max_iter=500)
-    return x, labels, p, state.embedding, part
+    return x, labels, p, state.embedding
 
 
-def accuracy(y, labels, n=1400):
-    """Of the digits after the first `n`, by their nearest among those."""
-    return KNeighborsClassifier(1).fit(y[:n], labels[:n]).score(y[n:], labels[n:])
+def accuracy(y, labels, held_out):
+    """Of the held-out digits, by the nearest of the others."""
+    others = np.setdiff1d(np.arange(len(labels)), held_out)
+    y = np.asarray(y)
+    nearest = KNeighborsClassifier(1).fit(y[others], labels[others])
+    return nearest.score(y[held_out], labels[held_out])
 
 
 def test_digits_are_told_apart(embedded):
-    _, labels, p, together, _ = embedded
-    assert accuracy(together, labels) > 0.95
+    x, labels, p, together = embedded
+    assert accuracy(together, labels, np.arange(1400, len(x))) > 0.95
     assert float(tsne.kl_divergence(together, p)) < 0.8
 
 
 def test_new_digits_land_where_they_would_have_been(embedded):
-    x, labels, _, together, part = embedded
-    placed = tsne.transform(x[1400:], x[:1400], part)
-    both = np.concatenate([part, placed])
-    assert accuracy(both, labels) > accuracy(together, labels) - 0.01
+    """Of two sets of 397: the least difference of one is 0.25 points, its standard error 0.6."""
+    x, labels, _, together = embedded
+    losses = []
+    for held_out in (np.arange(1400, len(x)), np.arange(397)):
+        others = np.setdiff1d(np.arange(len(x)), held_out)
+        part = tsne.embed(x[others], max_iter=500)
+        both = np.array(together)
+        both[others] = part
+        both[held_out] = tsne.transform(x[held_out], x[others], part)
+        losses.append(accuracy(together, labels, held_out) - accuracy(both, labels, held_out))
+    assert np.mean(losses) < 0.01
 
 
 def test_the_grid_finds_as_good_a_map(embedded):
-    x, _, p, grid, _ = embedded
+    x, _, p, grid = embedded
     exact = tsne.fit(starts.pca(x), p, max_iter=500)
     assert float(tsne.kl_divergence(grid, p)) < float(exact.objective) + 0.02
 

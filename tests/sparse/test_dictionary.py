@@ -160,3 +160,17 @@ def test_starts_and_wrong_input(unchecked):
         dictionary.fit(atoms, x, LAM, update="newton")
     with pytest.raises(ValueError, match="batch_size must be at least 1 and at most 60, got 99"):
         dictionary.fit_online(jax.random.key(0), atoms, x, LAM, batch_size=99)
+
+
+@pytest.mark.parametrize("forgetting", [0.0, 2.0])
+def test_online_sums_forget_at_their_rate(forgetting):
+    """Before batch t joins, the sums are multiplied by (1 - 1/t)^forgetting."""
+    key = jax.random.key(0)
+    x = jax.random.normal(key, (3, 40, 5))
+    state = dictionary.online(dictionary.init(key, x[0], n_components=6))
+    gram = jnp.zeros((6, 6))
+    for t, batch in enumerate(x, 1):
+        codes, _ = dictionary.code(state.components, batch, 0.2, 1e-6)
+        gram = (1 - 1 / t) ** forgetting * gram + codes.T @ codes
+        state = dictionary.online_step(state, batch, None, 0.2, forgetting, 1e-6)
+        np.testing.assert_allclose(state.gram, gram, rtol=1e-4, atol=1e-4)

@@ -173,3 +173,13 @@ def test_a_bad_signal_poisons_no_derivative():
     total = lambda atoms, x: lasso.encode(atoms, x, 0.5).params.sum()  # noqa: E731
     slope = jax.grad(total)(atoms, x.at[3, 1].set(jnp.nan))
     np.testing.assert_allclose(slope, jax.grad(total)(atoms, x.at[3].set(0.0)), atol=1e-5)
+
+
+def test_kkt_violation_is_its_definition():
+    rng = np.random.default_rng(3)
+    w, x = (rng.normal(size=s).astype(np.float32) for s in [(7, 5), (4, 5)])
+    z = (rng.normal(size=(4, 7)) * (rng.random((4, 7)) < 0.4)).astype(np.float32)
+    c = (x - z @ w) @ w.T
+    worst = np.where(z != 0, np.abs(c - 0.3 * np.sign(z)), np.maximum(np.abs(c) - 0.3, 0)).max(1)
+    found = lasso.kkt_violation(*map(jnp.asarray, (w, x, z)), 0.3)
+    np.testing.assert_allclose(found, worst, rtol=1e-4)

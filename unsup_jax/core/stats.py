@@ -16,7 +16,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
 
-from unsup_jax.core.linalg import matmul
+from unsup_jax.core.linalg import matmul, middle
 
 Stats = TypeVar("Stats")
 Data = TypeVar("Data")
@@ -47,6 +47,7 @@ def accumulate(
         tile_size: Static; the largest number of rows of a tile. `None` takes all rows at once.
         axis_name: Static; the mapped axis over which the rows are sharded, if any.
     """
+    x, weights = jax.tree.map(jnp.asarray, (x, weights))
     n = jax.tree.leaves(x)[0].shape[0]
     if tile_size is None or tile_size >= n:
         total = local(x, weights)
@@ -101,9 +102,9 @@ def mean(
 ) -> Float[Array, "d"]:
     """Weighted mean of the rows, exact for data far from the origin.
 
-    Sums are taken relative to the first row, so an offset of 1e4 costs no digits in float32.
+    Sums are taken relative to a point amid the rows: an offset of 1e4 costs no digits in float32.
     """
-    origin = x[0] if axis_name is None else lax.pmean(x[0], axis_name)
+    origin = middle(x) if axis_name is None else lax.pmean(middle(x), axis_name)
 
     def local(rows, w):
         return column_sums(rows - origin[None], w)
@@ -121,6 +122,7 @@ def map_rows(function: Callable[[Data], Stats], x: Data, *, tile_size: int | Non
         x: Array, or pytree of arrays, with samples along the leading axis.
         tile_size: Static; the largest number of rows of a tile. `None` takes all rows at once.
     """
+    x = jax.tree.map(jnp.asarray, x)
     n = jax.tree.leaves(x)[0].shape[0]
     if tile_size is None or tile_size >= n:
         return function(x)

@@ -54,7 +54,7 @@ def moments(
 
     def local(rows, w):
         rows = rows - origin[None]
-        weight = jnp.asarray(rows.shape[0], x.dtype) if w is None else w.sum()
+        weight = jnp.asarray(rows.shape[0], rows.dtype) if w is None else w.sum()
         return weight, stats.column_sums(rows, w), _upper(stats.weigh(rows, w), rows)
 
     weight, total, upper = stats.accumulate(

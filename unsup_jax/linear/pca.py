@@ -141,11 +141,10 @@ def fit(
         return from_moments(mean, sums, n_components=n_components, center=center)
     if solver == "randomized":
         return _randomized(key, mean, x, weights, n_components, n_iter, tiles)
-    # Rows scaled so that products of the columns are the covariance.
-    scale = jnp.ones_like(x[:, 0]) if weights is None else weights
-    rows = (x - mean[None]) * jnp.sqrt(scale / _positive(scale.sum()))[:, None]
+    shares = jnp.ones_like(x[:, 0]) if weights is None else weights.astype(x.dtype)
+    shares = shares / _positive(shares.sum())
     decompose = _dual if solver == "dual" else _by_svd
-    values, components = decompose(rows, n_components)
+    values, components = _eigenpairs(x - mean[None], shares, n_components, decompose)
     return _params(mean, components, values[:n_components], values[n_components:].sum())
 
 
@@ -172,9 +171,8 @@ def from_moments(
         mean = origin + shift
         covariance = covariance - shift[:, None] * shift[None]
     values, vectors = svd.eigh(covariance)
-    values = jnp.maximum(values, 0)
-    tail = values[n_components:].sum()
-    return _params(mean, vectors[:n_components], values[:n_components], tail)
+    tail = values[n_components:].sum()  # not each of them: rounding below 0 would hide derivatives
+    return _params(mean, vectors[:n_components], jnp.maximum(values[:n_components], 0), tail)
 
 
 def transform(
@@ -261,7 +259,7 @@ def log_prob(params: Params, x: Float[Array, "n d"]) -> Float[Array, "n"]:
     k, d = params.components.shape
     centred = x - params.mean[None]
     z = matmul(centred, params.components.T)
-    floor = _positive(params.explained_variance[0] * jnp.finfo(x.dtype).eps)
+    floor = _positive(params.explained_variance[0] * jnp.finfo(z.dtype).eps)
     variance = jnp.maximum(params.explained_variance, floor)
     quadratic = (z * z / variance[None]).sum(1)
     log_det = jnp.log(variance).sum()
@@ -270,7 +268,7 @@ def log_prob(params: Params, x: Float[Array, "n d"]) -> Float[Array, "n"]:
         rest = centred - matmul(z, params.components)
         quadratic = quadratic + (rest * rest).sum(1) / noise
         log_det = log_det + (d - k) * jnp.log(noise)
-    return -0.5 * (d * jnp.log(2 * jnp.pi).astype(x.dtype) + log_det + quadratic)
+    return -0.5 * (d * jnp.log(2 * jnp.pi).astype(z.dtype) + log_det + quadratic)
 
 
 def sample(key: PRNGKeyArray, params: Params, *, n_samples: int) -> Float[Array, "n d"]:
@@ -318,24 +316,48 @@ def _params(mean, components, values, tail):
     return Params(mean, fix_signs(components), values, noise)
 
 
-def _by_svd(rows, n_components):
+@partial(jax.custom_jvp, nondiff_argnums=(2, 3))
+def _eigenpairs(centred, shares, n_vectors, decompose):
+    """All eigenvalues that can differ from 0, and the leading eigenvectors, of the covariance."""
+    # Rows scaled so that products of the columns are the covariance.
+    values, vectors = decompose(centred * jnp.sqrt(shares)[:, None], n_vectors)
+    return values[: min(centred.shape)], vectors
+
+
+@_eigenpairs.defjvp
+def _eigenpairs_jvp(n_vectors, decompose, primals, tangents):
+    """Of the covariance `S`, through `dS V`: the root of a share of 0 has no derivative."""
+    del decompose  # the QR of the dual's vectors of length zero has no derivative either
+    centred, shares = primals
+    d_centred, d_shares = tangents
+    values, vectors = _eigenpairs(centred, shares, min(centred.shape), _by_svd)
+    z, dz = matmul(centred, vectors.T), matmul(d_centred, vectors.T)
+    image = matmul((d_shares[:, None] * z + shares[:, None] * dz).T, centred)
+    image = image + matmul((shares[:, None] * z).T, d_centred)
+    inside = matmul(image, vectors.T)
+    gaps = svd.inverse(values[:, None] - values[None], values[0])
+    # The part of the change that leaves the span of the vectors, if there is more than that.
+    eps = 64 * jnp.finfo(values.dtype).eps
+    outside = svd.inverse(values, eps * values[0])[:, None] * (image - matmul(inside, vectors))
+    d_vectors = matmul(gaps * inside, vectors) + outside
+    d_values = jnp.diagonal(inside)
+    if len(values) < centred.shape[1]:  # others are 0 and may grow: count them with the last
+        change = d_shares[:, None] * centred + 2 * shares[:, None] * d_centred
+        d_values = d_values.at[-1].add((change * centred).sum() - d_values.sum())
+    return (values, vectors[:n_vectors]), (d_values, d_vectors[:n_vectors])
+
+
+def _by_svd(rows, n_vectors):
     _, s, vt = svd.thin(rows)
-    return s**2, vt[:n_components]
+    return s**2, vt[:n_vectors]
 
 
-@partial(jax.custom_jvp, nondiff_argnums=(1,))
-def _dual(rows, n_components):
-    """All eigenvalues, and the leading eigenvectors of `rows' rows`, through `rows rows'`."""
+def _dual(rows, n_vectors):
+    """Through `rows rows'`."""
     values, left = svd.eigh(gram(rows.T))
     # Lengths are the singular values; the QR mends those that are lost in rounding.
-    q, _ = jnp.linalg.qr(matmul(rows.T, left[:n_components].T))
+    q, _ = jnp.linalg.qr(matmul(rows.T, left[:n_vectors].T))
     return jnp.maximum(values, 0), q.T
-
-
-@_dual.defjvp
-def _dual_jvp(n_components, primals, tangents):
-    # A QR of vectors of length zero has no derivative; the decomposition's own is safe.
-    return jax.jvp(partial(_by_svd, n_components=n_components), primals, tangents)
 
 
 def _randomized(key, mean, x, weights, n_components, n_iter, tiles):

@@ -107,7 +107,12 @@ def truncated(
     """
     checks.check_matrix("x", x)
     checks.check_count("rank", rank, min(x.shape))
+    checks.check_count("n_oversamples", n_oversamples, at_least=0)
+    checks.check_count("n_iter", n_iter, at_least=0)
     block = min(rank + n_oversamples, *x.shape)
+    if block == x.shape[0]:  # no room for directions to spare, nor need of any
+        u, s, vt = thin(x)
+        return Svd(u[:, :rank], s[:rank], vt[:rank])
     n_columns = block * (n_iter + 1)
     product, _ = products(jnp.zeros_like(x[0]), x, n_columns=n_columns, tile_size=tile_size)
     _, basis = leading_eigenpairs(
@@ -190,7 +195,7 @@ def _eigh_jvp(primals, tangents):
     values, rows = eigh(*primals)
     change = matmul(rows, matmul(tangents[0], rows.T))
     change = (change + change.T) / 2
-    gaps = _inverse(values[:, None] - values[None], jnp.abs(values).max())
+    gaps = inverse(values[:, None] - values[None], jnp.abs(values).max())
     return (values, rows), (jnp.diagonal(change), matmul(gaps * change, rows))
 
 
@@ -209,17 +214,17 @@ def _lapack_jvp(primals, tangents):
     u, s, vt = _lapack(x)
     right, left = matmul(dx, vt.T), matmul(u.T, dx)
     inner = matmul(u.T, right)
-    gaps = _inverse(s[None] ** 2 - s[:, None] ** 2, s[0] ** 2)
+    gaps = inverse(s[None] ** 2 - s[:, None] ** 2, s[0] ** 2)
     du = matmul(u, gaps * (inner * s[None] + (inner * s[None]).T))
     dvt = matmul((gaps * (s[:, None] * inner + (s[:, None] * inner).T)).T, vt)
-    inverse = _inverse(s, s[0])
+    lengths = inverse(s, s[0])
     # The part of the change that leaves the span of the vectors; one of the two is zero.
-    du = du + (right - matmul(u, inner)) * inverse[None]
-    dvt = dvt + inverse[:, None] * (left - matmul(inner, vt))
+    du = du + (right - matmul(u, inner)) * lengths[None]
+    dvt = dvt + lengths[:, None] * (left - matmul(inner, vt))
     return (u, s, vt), (du, jnp.diagonal(inner), dvt)
 
 
-def _inverse(gaps: Array, scale: Array) -> Array:
+def inverse(gaps: Array, scale: Array) -> Array:
     """`1 / gaps`, and 0 where a gap is no larger than the rounding error of values of `scale`."""
     apart = jnp.abs(gaps) > 64 * jnp.finfo(gaps.dtype).eps * scale
     return jnp.where(apart, 1 / jnp.where(apart, gaps, 1), 0)

@@ -95,6 +95,7 @@ def fit(
             than `n_components (n_components + 3) / 2`.
     """
     check_matrix("x", x)
+    x = jnp.asarray(x)
     check_choice("solver", solver, spectral.SOLVERS)
     check_count("n_components", n_components, x.shape[0] - 2)
     if neighbors is None:
@@ -184,6 +185,7 @@ def transform(
     A point that coincides with a sample is placed where that sample is.
     """
     check_matrix("x", x, n_features=params.x.shape[1])
+    x = jnp.asarray(x)
     return _transform(params, x, reg, nearest=knn(x, params.x, n_neighbors=_k(params)))
 
 

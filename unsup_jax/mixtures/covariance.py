@@ -125,6 +125,10 @@ class Full(NamedTuple):
         """Half the log-determinant of each covariance."""
         return jnp.log(jnp.diagonal(self.scale_tril, axis1=1, axis2=2)).sum(1)
 
+    def factors(self, k: int, d: int) -> Float[Array, "k d d"]:
+        """Lower-triangular factors of the covariance matrices."""
+        return self.scale_tril
+
     def dense(self, k: int, d: int) -> Float[Array, "k d d"]:
         """The covariance matrices."""
         return einsum("kij,klj->kil", self.scale_tril, self.scale_tril)
@@ -177,6 +181,10 @@ class Tied(NamedTuple):
     def half_log_det(self, d: int) -> Float[Array, "1"]:
         """Half the log-determinant of the covariance."""
         return jnp.log(jnp.diagonal(self.scale_tril)).sum(keepdims=True)
+
+    def factors(self, k: int, d: int) -> Float[Array, "k d d"]:
+        """Lower-triangular factors of the covariance matrices."""
+        return jnp.broadcast_to(self.scale_tril, (k, d, d))
 
     def dense(self, k: int, d: int) -> Float[Array, "k d d"]:
         """The covariance matrices, all the same."""
@@ -254,6 +262,10 @@ class Diagonal(NamedTuple):
         """Half the log-determinant of each covariance."""
         return jnp.log(self.scale).sum(1)
 
+    def factors(self, k: int, d: int) -> Float[Array, "k d d"]:
+        """Lower-triangular factors of the covariance matrices."""
+        return self.scale[:, :, None] * jnp.eye(d, dtype=self.scale.dtype)[None]
+
     def dense(self, k: int, d: int) -> Float[Array, "k d d"]:
         """The covariance matrices."""
         return (self.scale**2)[:, :, None] * jnp.eye(d, dtype=self.scale.dtype)[None]
@@ -304,6 +316,10 @@ class Spherical(NamedTuple):
         """Half the log-determinant of each covariance."""
         return d * jnp.log(self.scale)
 
+    def factors(self, k: int, d: int) -> Float[Array, "k d d"]:
+        """Lower-triangular factors of the covariance matrices."""
+        return self.scale[:, None, None] * jnp.eye(d, dtype=self.scale.dtype)[None]
+
     def dense(self, k: int, d: int) -> Float[Array, "k d d"]:
         """The covariance matrices."""
         return (self.scale**2)[:, None, None] * jnp.eye(d, dtype=self.scale.dtype)[None]
@@ -318,21 +334,21 @@ NAMES = ("full", "tied", "diagonal", "spherical")
 
 
 def look(
-    covariance: Covariance, means: Float[Array, "k d"]
+    covariance: Covariance, means: Float[Array, "k d"], *, careful: bool = False
 ) -> Callable[[Callable[[Float[Array, "k n"], Moments], Result], Float[Array, "d n"]], Result]:
     """How components look at points: a function of `(then, xt)`, `then(distances, moments)`.
 
     `moments(r)` are the first and second moments about the means, `sum_i r_ik (x_i - mu_k)` and the
     scatter of the structure. Of a careful and a fast view, the fast one is taken where that is
-    harmless, once for all that `then` does with it.
+    harmless, once for all that `then` does with it; with `careful`, never.
     """
-    careful, *fast = covariance.views(means)
-    if not fast or isinstance(covariance, Tied | Spherical):
-        return lambda then, xt: then(*careful(xt))
+    exact, *fast = covariance.views(means)
+    if careful or not fast or isinstance(covariance, Tied | Spherical):
+        return lambda then, xt: then(*exact(xt))
     far = any_lane(covariance.far(means))
 
     def choose(then, xt):
-        return lax.cond(far, lambda xt: then(*careful(xt)), lambda xt: then(*fast[0](xt)), xt)
+        return lax.cond(far, lambda xt: then(*exact(xt)), lambda xt: then(*fast[0](xt)), xt)
 
     return choose
 

@@ -23,7 +23,7 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray, ScalarLike
 from unsup_jax.core import stats
 from unsup_jax.core.checks import check_choice, check_count, check_matrix, check_weights
 from unsup_jax.core.fit import Fit, Step, iterate
-from unsup_jax.core.linalg import einsum, matmul
+from unsup_jax.core.linalg import einsum, matmul, middle
 from unsup_jax.mixtures import covariance as structures
 from unsup_jax.mixtures import kmeans, mixing
 from unsup_jax.mixtures.covariance import Covariance
@@ -146,7 +146,8 @@ def from_responsibilities(
     # Scatters are taken about (nearly) the means themselves, which spares digits.
     shift = matmul(r.T, x - origin[None]) / jnp.where(mass > 0, mass, 1)[:, None]
     reference = _reference(covariance, origin[None] + shift)
-    local = _summation(reference, origin)
+    # The covariances that come of it may be far smaller than those of the reference.
+    local = _summation(reference, origin, careful=True)
     sums = stats.accumulate(
         lambda data, w: local(data[0], w, data[1].T), (x, responsibilities), weights, tile_size=TILE
     )
@@ -167,20 +168,20 @@ def _reference(covariance, means):
 
 
 def _origin(x):
-    """The mean of the rows: data and means are taken relative to it, which spares digits.
+    """A point amid the rows: data and means are taken relative to it, which spares digits.
 
     Sums do not depend on it. It belongs to the data, so all lanes of a `vmap` over fits share it.
     """
-    return lax.stop_gradient(stats.mean(x))
+    return lax.stop_gradient(middle(x))
 
 
-def _look(params, origin):
+def _look(params, origin, careful=False):
     """`look(then, rows)` is `then(log_joint, moments)`, both component-major, (k, n).
 
     `log_joint` is `log pi_k + log N(x_i | mu_k, Sigma_k)`, `moments` from `covariance.look`.
     """
     d = params.means.shape[1]
-    look = structures.look(params.covariance, params.means - origin[None])
+    look = structures.look(params.covariance, params.means - origin[None], careful=careful)
     constant = params.log_weights - params.covariance.half_log_det(d)
     constant = constant - 0.5 * d * math.log(2 * math.pi)
 
@@ -193,9 +194,9 @@ def _look(params, origin):
     return with_rows
 
 
-def _summation(params, origin):
+def _summation(params, origin, careful=False):
     """`Stats` of rows, as a function of them, their weights and (if given) responsibilities."""
-    look = _look(params, origin)
+    look = _look(params, origin, careful)
 
     def local(rows, w, given=None):
         def sums(log_joint, moments):
@@ -282,7 +283,7 @@ def fit(
         ValueError: For shapes that do not match or an `x` that is not floating point.
     """
     check_matrix("x", x)
-    check_matrix("params.means", params.means, n_features=x.shape[1])
+    check_matrix("params.means", params.means, n_features=x.shape[1], like=x)
     check_weights(weights, x)
 
     def step(params, x, weights, reg_covar):
@@ -306,7 +307,10 @@ def log_prob(params: Params, x: Float[Array, "n d"]) -> Float[Array, "n"]:
 
 
 def responsibilities(params: Params, x: Float[Array, "n d"]) -> Float[Array, "n k"]:
-    """`r_ik = p(k | x_i)`: the soft clustering; rows sum to 1."""
+    """`r_ik = p(k | x_i)`: the soft clustering; rows sum to 1.
+
+    Those of samples whose squared distances overflow, and log-probability is `-inf`, are 0.
+    """
     return _posterior(params, x)[1]
 
 
@@ -335,7 +339,7 @@ def sample(
     key_component, key_noise = jax.random.split(key)
     component = jax.random.categorical(key_component, params.log_weights, shape=(n_samples,))
     noise = jax.random.normal(key_noise, (n_samples, d), params.means.dtype)
-    factors = jnp.linalg.cholesky(params.covariance.dense(k, d))
+    factors = params.covariance.factors(k, d)
 
     def colour(drawn, part):
         index, mean, factor = part

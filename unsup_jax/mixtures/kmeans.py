@@ -19,7 +19,7 @@ from unsup_jax.core import stats
 from unsup_jax.core.checks import check_count, check_matrix, check_weights
 from unsup_jax.core.fit import Fit, Step, iterate
 from unsup_jax.core.lanes import any_lane
-from unsup_jax.core.linalg import matmul, squared_distances
+from unsup_jax.core.linalg import matmul, middle, squared_distances
 from unsup_jax.mixtures import mixing
 
 TILE = 2000  # rows: one tile and its distances stay in a core's cache
@@ -118,10 +118,10 @@ def assign_step(
         labels = _nearest(centers, rows)
         residuals = rows - centers[labels]
         squares = (residuals * residuals).sum(1)
-        members = jax.nn.one_hot(labels, centers.shape[0], dtype=x.dtype, axis=0)
+        members = jax.nn.one_hot(labels, centers.shape[0], dtype=rows.dtype, axis=0)
         if w is not None:
             members, squares = members * w[None], squares * w
-        weight = jnp.asarray(rows.shape[0], x.dtype) if w is None else w.sum()
+        weight = jnp.asarray(rows.shape[0], rows.dtype) if w is None else w.sum()
         return Stats(members.sum(1), matmul(members, residuals), squares.sum(), weight)
 
     return stats.accumulate(local, x, weights, tile_size=tile_size, axis_name=axis_name)
@@ -159,7 +159,7 @@ def fit(
         ValueError: For shapes that do not match or an `x` that is not floating point.
     """
     check_matrix("x", x)
-    check_matrix("centers", centers, n_features=x.shape[1])
+    check_matrix("centers", centers, n_features=x.shape[1], like=x)
     check_weights(weights, x)
 
     def step(centers, x, weights):
@@ -180,7 +180,7 @@ def fit(
 
 
 def _nearest(centers, rows):
-    origin = rows.mean(0)[None]  # of the data, so that all lanes of a vmap share it
+    origin = middle(rows)[None]  # of the data, so that all lanes of a vmap share it
     shifted = centers - origin
     half = 0.5 * (shifted * shifted).sum(1)[None]
     return jnp.argmin(half - matmul(rows - origin, shifted.T), axis=1).astype(jnp.int32)

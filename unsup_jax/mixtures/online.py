@@ -61,12 +61,14 @@ def step(
         decay: Between 1/2 and 1; the larger, the longer it remembers.
     """
     params, t, _ = state
-    check_matrix("x", x, n_features=params.means.shape[1])
+    check_matrix("x", x)
+    check_matrix("params.means", params.means, n_features=x.shape[1], like=x)
     check_weights(weights, x)
     fresh = gaussian.e_step(params, x, weights)
-    rate = (t + 2).astype(x.dtype) ** -jnp.asarray(decay, x.dtype)
-    mass, zero = jnp.exp(params.log_weights), jnp.zeros((), x.dtype)
-    scatter = params.covariance.scatter(mass, x.shape[1], jnp.asarray(reg_covar, x.dtype))
+    dtype = params.means.dtype
+    rate = (t + 2).astype(dtype) ** -jnp.asarray(decay, dtype)
+    mass, zero = jnp.exp(params.log_weights), jnp.zeros((), dtype)
+    scatter = params.covariance.scatter(mass, x.shape[1], jnp.asarray(reg_covar, dtype))
     old = Stats(mass, jnp.zeros_like(fresh.first), scatter, zero, zero)
     mixed = jax.tree.map(lambda a, b: (1 - rate) * a + rate / fresh.weight * b, old, fresh)
     params = gaussian.m_step(params, mixed, reg_covar)

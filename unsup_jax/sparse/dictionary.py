@@ -271,6 +271,6 @@ def code(
 
 def _check(components, x, update, n_sweeps):
     check_matrix("x", x)
-    check_matrix("components", components, n_features=x.shape[1])
+    check_matrix("components", components, n_features=x.shape[1], like=x)
     check_choice("update", update, UPDATES)
     check_count("n_sweeps", n_sweeps)

@@ -100,7 +100,7 @@ def path(
         ValueError: For shapes that do not match, or sizes below 1.
     """
     checks.check_matrix("x", x)
-    checks.check_matrix("components", components, n_features=x.shape[1])
+    checks.check_matrix("components", components, n_features=x.shape[1], like=x)
     checks.check_count("n_steps", n_steps)
     n_slots = slots(components, n_nonzero, n_steps + 1)
     gram = matmul(components, components.T)

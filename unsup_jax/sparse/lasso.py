@@ -320,7 +320,7 @@ def _per_signal(lam, x):
 
 def _check(components, x, lam, start):
     checks.check_matrix("x", x)
-    checks.check_matrix("components", components, n_features=x.shape[1])
+    checks.check_matrix("components", components, n_features=x.shape[1], like=x)
     if jnp.shape(lam) not in ((), x.shape[:1]):
         raise ValueError(f"lam must have shape () or {x.shape[:1]}, got {jnp.shape(lam)}")
     shape = (x.shape[0], components.shape[0])

@@ -148,7 +148,7 @@ def fit(
             point.
     """
     check_matrix("x", x)
-    check_matrix("params.components", params.components, n_features=x.shape[1])
+    check_matrix("params.components", params.components, n_features=x.shape[1], like=x)
     shape = (x.shape[0], params.components.shape[0])
     if params.codes.shape != shape:
         raise ValueError(f"params.codes must have shape {shape}, got {params.codes.shape}")

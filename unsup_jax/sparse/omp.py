@@ -49,7 +49,7 @@ def encode(
             `n_nonzero` not between 1 and `min(k, d)`.
     """
     checks.check_matrix("x", x)
-    checks.check_matrix("components", components, n_features=x.shape[1])
+    checks.check_matrix("components", components, n_features=x.shape[1], like=x)
     checks.check_count("n_nonzero", n_nonzero, min(components.shape))
     if jnp.shape(tol) not in ((), x.shape[:1]):
         raise ValueError(f"tol must have shape () or {x.shape[:1]}, got {jnp.shape(tol)}")
