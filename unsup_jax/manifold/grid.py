@@ -31,7 +31,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Complex, Float, Int
 
 from unsup_jax.core.linalg import matmul
 from unsup_jax.core.stats import collect_rows, share_rows
