@@ -132,6 +132,13 @@ def test_every_start_recovers_the_prototypes(method):
     assert purity / 301 > 0.9
 
 
+@pytest.mark.parametrize("method", bernoulli.METHODS)
+def test_starts_without_any_weight_are_finite(method):
+    x = bits()
+    start = bernoulli.init(jax.random.key(0), x, 0 * x[:, 0], n_components=3, method=method)
+    assert np.isfinite(start.means).all()
+
+
 def test_data_outside_the_unit_interval_are_refused_where_they_can_be_seen(unchecked):
     x = bits()
     start = bernoulli.init(jax.random.key(0), x, n_components=3)

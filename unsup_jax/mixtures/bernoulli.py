@@ -96,7 +96,8 @@ def init(
         r = jax.random.exponential(key, (n_components, x.shape[0]), x.dtype)
         r = r / r.sum(0, keepdims=True)
         r = r if weights is None else r * weights[None]
-        means = matmul(r, x) / r.sum(1, keepdims=True)
+        mass = r.sum(1, keepdims=True)
+        means = matmul(r, x) / jnp.where(mass > 0, mass, 1)
     elif method == "k-means++":
         means = kmeans.init(key, x, weights, n_components=n_components)
     else:
@@ -203,7 +204,7 @@ def fit(
             values can be seen, leaves [0, 1].
     """
     check_matrix("x", x)
-    check_matrix("params.means", params.means, n_features=x.shape[1])
+    check_matrix("params.means", params.means, n_features=x.shape[1], like=x)
     check_weights(weights, x)
     check_unit_interval("x", x)
     return _fit(
