@@ -202,6 +202,7 @@ def step(
     downhill = jnp.sign(state.velocity) != jnp.sign(slope)
     gains = jnp.where(downhill, state.gains + 0.2, state.gains * 0.8 + 0.01)
     velocity = momentum * state.velocity - rate / 4 * gains * slope
+    velocity = lax.optimization_barrier(velocity)  # or each use of it computes it again
     # Coordinate by coordinate: on a CPU that is far faster than a norm of rows of two numbers.
     length = jnp.sqrt(sum(velocity[:, i] ** 2 for i in range(y.shape[1])))
     velocity = velocity * (_LONGEST_STEP / jnp.maximum(length, _LONGEST_STEP))[:, None]
