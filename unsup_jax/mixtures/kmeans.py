@@ -92,7 +92,8 @@ def init(
 def assign(centers: Float[Array, "k d"], x: Float[Array, "n d"]) -> Int[Array, "n"]:
     """Index of the nearest centre of each sample; of equally near ones the first."""
     check_matrix("x", x, n_features=centers.shape[1])
-    return stats.map_rows(partial(_nearest, centers), x, tile_size=TILE)
+    x = jnp.asarray(x)
+    return stats.map_rows(_nearest(centers, x), x, tile_size=TILE)
 
 
 def inertia(
@@ -113,9 +114,10 @@ def assign_step(
     axis_name: str | None = None,
 ) -> Stats:
     """Assign samples to their nearest centres and sum them up: Lloyd's first half-step."""
+    nearest = _nearest(centers, jnp.asarray(x))
 
     def local(rows, w):
-        labels = _nearest(centers, rows)
+        labels = nearest(rows)
         residuals = rows - centers[labels]
         squares = (residuals * residuals).sum(1)
         members = jax.nn.one_hot(labels, centers.shape[0], dtype=rows.dtype, axis=0)
@@ -179,11 +181,16 @@ def fit(
     return iterate(step, centers, tol, x, weights, max_iter=max_iter, lanes=lanes)
 
 
-def _nearest(centers, rows):
-    origin = middle(rows)[None]  # of the data, so that all lanes of a vmap share it
+def _nearest(centers, x):
+    """The index of the nearest centre, as a function of rows of `x`."""
+    origin = middle(x)[None]  # of the data, so that all lanes of a vmap share it
     shifted = centers - origin
     half = 0.5 * (shifted * shifted).sum(1)[None]
-    return jnp.argmin(half - matmul(rows - origin, shifted.T), axis=1).astype(jnp.int32)
+
+    def nearest(rows):
+        return jnp.argmin(half - matmul(rows - origin, shifted.T), axis=1).astype(jnp.int32)
+
+    return nearest
 
 
 def _reseed(moved, empty, centers, x, weights, tile_size, axis_name):
@@ -191,9 +198,10 @@ def _reseed(moved, empty, centers, x, weights, tile_size, axis_name):
 
     One at a time: the farthest samples of all tend to be neighbours of each other.
     """
+    nearest = _nearest(centers, x)
 
     def squares(rows):
-        return ((rows - centers[_nearest(centers, rows)]) ** 2).sum(1)
+        return ((rows - centers[nearest(rows)]) ** 2).sum(1)
 
     distances = stats.map_rows(squares, x, tile_size=tile_size)
     if weights is not None:
