@@ -79,3 +79,22 @@ def test_force_is_minus_the_gradient_of_the_potential_on_the_grid():
 
     force, slope = both(y + 0.05)
     np.testing.assert_allclose(force, -slope, atol=1e-4)
+
+
+def primitives(jaxpr):
+    """Names of the operations in their order, those of inner programs in their places."""
+    for equation in jaxpr.eqns:
+        inner = equation.params.get("jaxpr")
+        if inner is None:
+            yield equation.primitive.name
+        else:
+            yield from primitives(getattr(inner, "jaxpr", inner))
+
+
+def test_every_transform_begins_a_program():
+    """In the midst of one its rounding depends on the threads that happen to be free."""
+    traced = jax.make_jaxpr(lambda y: grid.repulsion(y, size=128))(clusters(100, 10.0))
+    programs = [list(primitives(e.params["jaxpr"])) for e in traced.eqns if "jaxpr" in e.params]
+    found = [names.index("fft") for names in programs if "fft" in names]
+    assert found == [0, 0, 0]  # of the kernel; of the charges, there and back
+    assert sum(names.count("fft") for names in programs) == 3

@@ -140,7 +140,7 @@ def test_digits_are_told_apart(embedded):
 
 
 def test_new_digits_land_where_they_would_have_been(embedded):
-    """Of two sets of 397: the least difference of one is 0.25 points, its standard error 0.6."""
+    """Two sets of 397 are held out, for in one of them four digits are a point."""
     x, labels, _, together = embedded
     losses = []
     for held_out in (np.arange(1400, len(x)), np.arange(397)):

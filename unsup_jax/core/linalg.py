@@ -37,7 +37,7 @@ def middle(x: Float[Array, "n d"]) -> Float[Array, "d"]:
     """
     n = x.shape[0]
     rows = 3 ** min(4, math.ceil(math.log(n, 3)))
-    rows = lax.stop_gradient(x)[np.linspace(0, n - 1, rows).astype(int)]
+    rows = lax.stop_gradient(jnp.asarray(x))[np.linspace(0, n - 1, rows).astype(int)]
     while len(rows) > 1:
         a, b, c = jnp.split(rows, 3)
         rows = jnp.maximum(jnp.minimum(a, b), jnp.minimum(jnp.maximum(a, b), c))

@@ -156,7 +156,7 @@ def kernel_on_grid(
 ) -> Kernel:
     """The kernel for grids of `size` nodes along each of `n_dims` axes."""
     tip, level, turns = _tip(spacing, n_dims=n_dims, dof=dof, size=size)
-    spectrum, core = _spectrum(tip)
+    spectrum, core = _spectrum(jnp.fft.fftn(tip))
     return Kernel(spectrum, spacing, level, core, turns)
 
 
@@ -183,16 +183,16 @@ def _tip(spacing, *, n_dims, dof, size):
 
 
 @jax.jit
-def _spectrum(tip):
+def _spectrum(transform):
     """The kernel's transform over that of the squared spline, and its core."""
-    n_dims, size = tip.ndim, tip.shape[-1]
-    dtype = tip.real.dtype
+    n_dims, size = transform.ndim, transform.shape[-1]
+    dtype = transform.real.dtype
     at = jnp.arange(2 * size)
     angles = [*[at * 2] * (n_dims - 1), at[:size] * 4 + 1]  # frequencies, in pi / (2 size)
     # A cubic B-spline is 2/3 at its middle node and 1/6 at the two beside it.
     splines = [(2 + _cosines(a, size, dtype)) / 3 for a in angles]
     smoothing = math.prod(_along(s, i, n_dims) for i, s in enumerate(splines))
-    spectrum = jnp.fft.fftn(tip).real / smoothing**2
+    spectrum = transform.real / smoothing**2
     core = spectrum
     for a in angles:
         waves = _cosines(a[:, None] * jnp.arange(4)[None], size, dtype) / a.shape[0]

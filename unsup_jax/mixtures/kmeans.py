@@ -92,7 +92,6 @@ def init(
 def assign(centers: Float[Array, "k d"], x: Float[Array, "n d"]) -> Int[Array, "n"]:
     """Index of the nearest centre of each sample; of equally near ones the first."""
     check_matrix("x", x, n_features=centers.shape[1])
-    x = jnp.asarray(x)
     return stats.map_rows(_nearest(centers, x), x, tile_size=TILE)
 
 
@@ -114,7 +113,7 @@ def assign_step(
     axis_name: str | None = None,
 ) -> Stats:
     """Assign samples to their nearest centres and sum them up: Lloyd's first half-step."""
-    nearest = _nearest(centers, jnp.asarray(x))
+    nearest = _nearest(centers, x)
 
     def local(rows, w):
         labels = nearest(rows)
