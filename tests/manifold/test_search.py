@@ -47,9 +47,10 @@ def test_equal_distances_beyond_the_candidates_leave_doubt(crowd, doubt):
     nobody = jnp.full(4, -1, jnp.int32)
     (_, indices), doubtful = search._by_threshold(y, 5, 21)(x, nobody)
     assert (doubtful == doubt).all()
-    (_, indices), doubtful = search._by_order(y, 5)(x, nobody)
-    np.testing.assert_array_equal(indices, np.tile(np.arange(5), (4, 1)))
-    assert not doubtful.any()
+    for differences in (False, True):
+        (_, indices), doubtful = search._by_order(y, 5)(x, nobody, differences)
+        np.testing.assert_array_equal(indices, np.tile(np.arange(5), (4, 1)))
+        assert not doubtful.any()
 
 
 def test_projections_that_hide_a_neighbour_leave_doubt():

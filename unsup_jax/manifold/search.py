@@ -6,7 +6,7 @@ bound of all distances that it did not look at. Rows in doubt are handed to the 
 1. `_by_threshold` along a few orthogonal axes, for many features: there no distance is too large;
 2. `_by_threshold`: all `||y||^2 - 2 x'y` below a threshold that only a few are expected to pass;
 3. `_by_order`: the smallest of the same, ties by index;
-4. `_by_differences`: the smallest `||x - y||^2` themselves, where rounding spoils the products.
+4. `_by_order` by differences: the smallest `||x - y||^2` themselves, where products are too rough.
 """
 
 from __future__ import annotations
@@ -51,23 +51,21 @@ def nearest(
     n, d = x.shape
     m, tile = y.shape[0], min(tile_size, n)
     wanted, vague = n_neighbors + _SPARE, 4 * n_neighbors + _SPARE
-    searches = [_by_order(y, n_neighbors), _by_differences(y, n_neighbors)]
-    if m >= _GROUP**2 * wanted:
-        searches.insert(0, _by_threshold(y, n_neighbors, wanted))
+    squares = jnp.zeros((n, n_neighbors), x.dtype)
+    state = (squares, jnp.zeros((n, n_neighbors), jnp.int32)), jnp.ones(n, bool)
+    search_for = partial(_for_doubtful, x, own, tile)
     if d >= 4 * _AXES and m >= 100 * vague:
         axes, share = _main_axes(y)
         along = _by_threshold(y, n_neighbors, vague, axes)
-        nothing = jnp.zeros((n, n_neighbors), x.dtype), jnp.zeros((n, n_neighbors), jnp.int32)
-        state = lax.cond(
-            share > _SHARE,
-            lambda: _for_all(along, x, own, tile),
-            lambda: (nothing, jnp.ones(n, bool)),
-        )
-    else:
-        state = _for_all(searches.pop(0), x, own, tile)
-    for search in searches:
-        state = _for_doubtful(search, x, own, tile, state)
-    return state[0]
+        state = lax.cond(share > _SHARE, partial(search_for, along), lambda same: same, state)
+    if m >= _GROUP**2 * wanted:
+        state = search_for(_by_threshold(y, n_neighbors, wanted), state)
+    in_order = _by_order(y, n_neighbors)
+
+    def certain_at_last(i, state):
+        return search_for(partial(in_order, differences=i == 1), state)
+
+    return lax.fori_loop(0, 2, certain_at_last, state)[0]
 
 
 @nearest.defjvp
@@ -79,14 +77,7 @@ def _nearest_jvp(n_neighbors, tile_size, primals, tangents):
     return (squares, indices), (change, np.zeros(indices.shape, jax.dtypes.float0))
 
 
-def _for_all(search, x, own, tile):
-    n = x.shape[0]
-    rows = jnp.arange(-(-n // tile) * tile, dtype=jnp.int32).reshape(-1, tile) % n
-    found = lax.map(lambda rows: search(x[rows], own[rows]), rows)
-    return jax.tree.map(lambda a: a.reshape(-1, *a.shape[2:])[:n], found)
-
-
-def _for_doubtful(search, x, own, tile, state):
+def _for_doubtful(x, own, tile, search, state):
     order = jnp.argsort(~state[1]).astype(jnp.int32)  # rows in doubt first
     order = jnp.concatenate([order, order[:tile]])
 
@@ -155,34 +146,28 @@ def _by_threshold(y, k, wanted, axes=None):
 
 
 def _by_order(y, k):
-    """Search among the `k + _SPARE` candidates that come first."""
+    """Search among the `k + _SPARE` candidates that come first, by products or by `differences`."""
     products = _products(y, 2)
-    n_candidates = min(k + _SPARE, y.shape[0])
+    m = y.shape[0]
+    padding = -m % _GROUP**2
+    n_candidates = min(k + _SPARE, m)
 
-    def search(x, own):
-        squares, x_squares, rounding = products(x)
+    def apart(x):
+        squares = lax.map(lambda row: ((y - row[None]) ** 2).sum(1), x)
+        squares = jnp.pad(squares, ((0, 0), (0, padding)), constant_values=jnp.inf)
+        nothing = jnp.zeros_like(x[:, 0])
+        return squares, nothing, nothing
+
+    def search(x, own, differences=False):
+        squares, x_squares, rounding = lax.cond(differences, apart, products, x)
         limits, candidates = _smallest(squares, n_candidates)
         found = _rank(x, y, candidates, own, k)
-        if n_candidates == y.shape[0]:
+        if n_candidates == m:
             return found, jnp.zeros(x.shape[0], bool)
         last = found[0][:, -1]
         hidden = limits[:, -1] + x_squares - rounding < last
         # Ties beyond the spare candidates are no reason to search again.
         return found, hidden & (rounding > 1e-4 * last)
-
-    return search
-
-
-def _by_differences(y, k):
-    """Search among the `k + _SPARE` candidates that come first by the distances themselves."""
-    padding = -y.shape[0] % _GROUP**2
-    n_candidates = min(k + _SPARE, y.shape[0])
-
-    def search(x, own):
-        squares = lax.map(lambda row: ((y - row[None]) ** 2).sum(1), x)
-        squares = jnp.pad(squares, ((0, 0), (0, padding)), constant_values=jnp.inf)
-        found = _rank(x, y, _smallest(squares, n_candidates)[1], own, k)
-        return found, jnp.zeros(x.shape[0], bool)
 
     return search
 
@@ -284,12 +269,11 @@ def _first(mask: Bool[Array, "t g b"], k: int) -> tuple[Int[Array, "t k"], Bool[
     counts = mask.sum(1, dtype=jnp.int32)
     ends = jnp.cumsum(counts, axis=1, dtype=jnp.int32)
     ordinals = jnp.arange(k, dtype=jnp.int32)
-    search = partial(jnp.searchsorted, v=ordinals, side="right", method="scan_unrolled")
+    search = partial(jnp.searchsorted, v=ordinals, side="right")  # as a loop: the least to compile
     blocks = jax.vmap(search)(ends).astype(jnp.int32)
-
-    def of_block(values):
-        return jnp.take_along_axis(values, blocks, axis=1, mode="clip")
-
-    places = of_block(bits) * _GROUP + ordinals[None] - of_block(ends - counts)
+    # What is to be known of a block in one number: its bits, and how many are set before it.
+    known = (ends - counts) * 2**_GROUP + bits
+    known = jnp.take_along_axis(known, blocks, axis=1, mode="clip")
+    places = known % 2**_GROUP * _GROUP + ordinals[None] - known // 2**_GROUP
     parts = jnp.asarray(_NTH_BIT).at[places].get(mode="clip")
     return jnp.where(blocks < b, parts * b + blocks, _GROUP * b), ends[:, -1] > k
