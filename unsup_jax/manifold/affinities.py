@@ -140,7 +140,10 @@ def nearest(neighbors: Neighbors, perplexity: ScalarLike | Float[Array, "m"] = 3
         ValueError: If the perplexity exceeds the number of neighbours.
     """
     check_perplexity(perplexity, neighbors.indices.shape[1])
-    return _nearest(pattern(neighbors), neighbors, perplexity)
+    probabilities = _conditional(
+        neighbors.distances, perplexity
+    )  # while the host finds their places
+    return fill(pattern(neighbors), probabilities)
 
 
 def from_distances(
@@ -148,10 +151,10 @@ def from_distances(
 ) -> Sparse:
     """`nearest` once the pattern of these neighbours is known: an expression in the perplexity."""
     check_perplexity(perplexity, neighbors.indices.shape[1])
-    return fill(where, conditional(neighbors.distances**2, perplexity))
+    return fill(where, _conditional(neighbors.distances, perplexity))
 
 
-_nearest = jax.jit(from_distances)
+_conditional = jax.jit(lambda distances, perplexity: conditional(distances**2, perplexity))
 _dense = jax.jit(dense)
 
 
@@ -205,8 +208,9 @@ def pattern(neighbors: Neighbors) -> Pattern:
     )
 
 
+@jax.jit
 def fill(where: Pattern, p: Float[Array, "n k"]) -> Sparse:
-    """`(p_(j|i) + p_(i|j)) / 2n` in its places. Jittable."""
+    """`(p_(j|i) + p_(i|j)) / 2n` in its places."""
     n, flat = p.shape[0], p.reshape(-1)
     forward, backward = (
         flat.at[places].get(mode="fill", fill_value=0, wrap_negative_indices=False)
@@ -215,6 +219,15 @@ def fill(where: Pattern, p: Float[Array, "n k"]) -> Sparse:
     values = (forward + backward) / (2 * n)
     mass = jax.ops.segment_sum(values.sum(1), where.rows, n, indices_are_sorted=True)
     return Sparse(where.rows, where.columns, values, mass)
+
+
+@jax.jit
+def reorder(p: Sparse, order: Int[Array, "n"]) -> Sparse:
+    """The same affinities of the samples in another order: `order[i]` comes i-th."""
+    rank = jnp.zeros_like(order).at[order].set(jnp.arange(order.shape[0], dtype=order.dtype))
+    rows = rank[p.rows]
+    slices = jnp.argsort(rows)
+    return Sparse(rows[slices], rank[p.columns[slices]], p.values[slices], p.mass[order])
 
 
 def n_samples(p: Affinities) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
 from unsup_jax.core.linalg import matmul
 from unsup_jax.core.stats import map_rows
@@ -68,6 +68,18 @@ def energy(
         return -(p * _log_kernel(repulsion.squared_distances(points, y), dof)).sum(1)
 
     return map_rows(rows, (y, p), tile_size=max(1, _TILE // y.shape[0])).sum()
+
+
+@jax.jit
+def along_curve(y: Float[Array, "n q"]) -> Int[Array, "n"]:
+    """The order in which a Z-order curve (Morton, 1966) visits points: near ones come together."""
+    q = y.shape[1]
+    n_bits = min(10, 30 // q)
+    low = y.min(0)
+    widest = jnp.maximum((y.max(0) - low).max(), jnp.finfo(y.dtype).tiny)
+    cells = ((y - low[None]) / widest * (2**n_bits - 1)).astype(jnp.int32)
+    bits = (((cells[:, i] >> b) & 1) << (b * q + i) for b in range(n_bits) for i in range(q))
+    return jnp.argsort(sum(bits, jnp.zeros_like(cells[:, 0]))).astype(jnp.int32)
 
 
 def _apart_in_plane(y, p):
