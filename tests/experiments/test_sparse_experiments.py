@@ -18,7 +18,8 @@ def test_l1_has_corners(quick_run):
     found = quick_run(l1_geometry)["metrics"]
     assert found["share_of_random_problems_with_a_zero_on_l1"] > 0.3
     assert found["share_of_random_problems_with_a_zero_on_l2"] < 0.05
-    assert found["largest_violation_of_optimality_on_the_path"] < 1e-3
+    # In units of a penalty that ends at 1/1900 of its start, of which float32 knows 1e-6.
+    assert found["largest_violation_of_optimality_on_the_path"] < 2e-3
 
 
 def test_learned_atoms_cost_less(quick_run):

@@ -92,9 +92,9 @@ def test_warm_start_takes_fewer_steps():
 
 def test_large_supports_find_room():
     """More atoms inside than the smallest number of slots."""
-    atoms, x = problem(k=80, d=48, n=5)
-    fit = lasso.encode(atoms, x, 0.02, 1e-3)
-    assert ((fit.params != 0).sum(1) > 32).any()
+    atoms, x = problem(k=160, d=96, n=5)
+    fit = lasso.encode(atoms, x, 0.2, 1e-4)
+    assert ((fit.params != 0).sum(1) > 32).all()
     assert (fit.status == Status.CONVERGED).all()
     assert (fit.n_iter == 0).all()
 
