@@ -44,13 +44,18 @@ def test_first():
 def test_equal_distances_beyond_the_candidates_leave_doubt(crowd, doubt):
     y = (jax.random.normal(jax.random.key(0), (2000, 3)) + 10).at[:crowd].set(0)
     x = jnp.full((4, 3), 3.0)
-    nobody = jnp.full(4, -1, jnp.int32)
-    (_, indices), doubtful = search._by_threshold(y, 5, 21)(x, nobody)
+    _, doubtful = searched(x, y, 5, search._by_threshold(search._products(y, 3), 21))
     assert (doubtful == doubt).all()
-    for differences in (False, True):
-        (_, indices), doubtful = search._by_order(y, 5)(x, nobody, differences)
+    for squares in (search._products(y, 2), search._differences(y)):
+        (_, indices), doubtful = searched(x, y, 5, search._by_order(len(y), squares, 21))
         np.testing.assert_array_equal(indices, np.tile(np.arange(5), (4, 1)))
         assert not doubtful.any()
+
+
+def searched(x, y, k, selection):
+    state = (jnp.zeros((len(x), k)), jnp.zeros((len(x), k), jnp.int32)), jnp.ones(len(x), bool)
+    nobody = jnp.full(len(x), -1, jnp.int32)
+    return search._search(x, y, nobody, len(x), [selection], 0, state)
 
 
 def test_projections_that_hide_a_neighbour_leave_doubt():
@@ -58,6 +63,8 @@ def test_projections_that_hide_a_neighbour_leave_doubt():
     y = jnp.zeros((2000, 2)).at[:, 0].set(jnp.arange(2000.0)).at[:100, 1].set(1000.0)
     axes = jnp.array([[1.0], [0.0]])
     x = jnp.array([[0.25, 0.0], [1500.25, 0.0]])
-    (_, indices), doubtful = search._by_threshold(y, 1, 20, axes)(x, jnp.full(2, -1, jnp.int32))
+    (_, indices), doubtful = searched(
+        x, y, 1, search._by_threshold(search._products(y, 3, axes), 20)
+    )
     assert doubtful.tolist() == [True, False]
     assert indices[1, 0] == 1500

@@ -1,12 +1,13 @@
 """The search for the nearest rows: from quick to certain, each for what the one before left open.
 
-A search ranks a few candidates by their exact distances, and compares the last one it keeps with a
-bound of all distances that it did not look at. Rows in doubt are handed to the next search:
+A selection finds a few candidates and a bound of all distances that it did not look at. They are
+ranked by their exact distances, the last one kept is compared with the bound, and rows in doubt are
+handed to the next selection:
 
 1. `_by_threshold` along a few orthogonal axes, for many features: there no distance is too large;
 2. `_by_threshold`: all `||y||^2 - 2 x'y` below a threshold that only a few are expected to pass;
 3. `_by_order`: the smallest of the same, ties by index;
-4. `_by_order` by differences: the smallest `||x - y||^2` themselves, where products are too rough.
+4. `_by_order` of the `||x - y||^2` themselves, where rounding spoils the products.
 """
 
 from __future__ import annotations
@@ -23,9 +24,9 @@ from jaxtyping import Array, Bool, Float, Int
 
 from unsup_jax.core import linalg, stats
 
-Found: TypeAlias = tuple[Array, Array]  # squared distances and indices, each (t, k)
-# From queries (t, d), and the index that each must not find, to that and the rows in doubt.
-Search: TypeAlias = Callable[[Array, Array], tuple[Found, Array]]
+# From queries (t, d) to candidates (t, c), where those beyond the last row stand for none, a bound
+# (t,) of the squared distances of all others, and by how much that may be off.
+Selection: TypeAlias = Callable[[Array], tuple[Array, Array, Array]]
 
 _SPARE = 16  # candidates beyond those asked for: room for rounding to shuffle the last ones
 _GROUP = 8  # entries that share one in the next level of a selection
@@ -51,21 +52,19 @@ def nearest(
     n, d = x.shape
     m, tile = y.shape[0], min(tile_size, n)
     wanted, vague = n_neighbors + _SPARE, 4 * n_neighbors + _SPARE
-    squares = jnp.zeros((n, n_neighbors), x.dtype)
-    state = (squares, jnp.zeros((n, n_neighbors), jnp.int32)), jnp.ones(n, bool)
-    search_for = partial(_for_doubtful, x, own, tile)
+    nothing = jnp.zeros((n, n_neighbors), x.dtype), jnp.zeros((n, n_neighbors), jnp.int32)
+    state = nothing, jnp.ones(n, bool)
+    search = partial(_search, x, y, own, tile)
     if d >= 4 * _AXES and m >= 100 * vague:
         axes, share = _main_axes(y)
-        along = _by_threshold(y, n_neighbors, vague, axes)
-        state = lax.cond(share > _SHARE, partial(search_for, along), lambda same: same, state)
-    if m >= _GROUP**2 * wanted:
-        state = search_for(_by_threshold(y, n_neighbors, wanted), state)
-    in_order = _by_order(y, n_neighbors)
-
-    def certain_at_last(i, state):
-        return search_for(partial(in_order, differences=i == 1), state)
-
-    return lax.fori_loop(0, 2, certain_at_last, state)[0]
+        along = [_by_threshold(_products(y, 3, axes), vague)]
+        state = lax.cond(share > _SHARE, partial(search, along, 0), lambda same: same, state)
+    many = m >= _GROUP**2 * wanted
+    products = _products(y, 3 if many else 2)
+    selections = [_by_threshold(products, wanted)] if many else []
+    selections += [_by_order(m, squares, wanted) for squares in (products, _differences(y))]
+    # One loop over all that can be needed, with one ranking to compile.
+    return lax.fori_loop(0, len(selections), partial(search, selections), state)[0]
 
 
 @nearest.defjvp
@@ -77,13 +76,18 @@ def _nearest_jvp(n_neighbors, tile_size, primals, tangents):
     return (squares, indices), (change, np.zeros(indices.shape, jax.dtypes.float0))
 
 
-def _for_doubtful(x, own, tile, search, state):
+def _search(x, y, own, tile, selections, i, state):
+    """What selection `i` finds for the rows in doubt."""
     order = jnp.argsort(~state[1]).astype(jnp.int32)  # rows in doubt first
     order = jnp.concatenate([order, order[:tile]])
 
-    def step(i, state):
-        rows = lax.dynamic_slice_in_dim(order, i * tile, tile)
-        new = search(x[rows], own[rows])
+    def step(j, state):
+        rows = lax.dynamic_slice_in_dim(order, j * tile, tile)
+        candidates, bound, rounding = lax.switch(i, selections, x[rows])
+        found = _rank(x[rows], y, candidates, own[rows], state[0][0].shape[1])
+        last = found[0][:, -1]
+        # Ties beyond the spare candidates are no reason to search again.
+        new = found, (bound < last) & (rounding > 1e-4 * last)
         return jax.tree.map(lambda old, new: old.at[rows].set(new), state, new)
 
     n_tiles = -(-state[1].sum(dtype=jnp.int32) // tile)
@@ -103,11 +107,17 @@ def _main_axes(y):
     return axes, (linalg.matmul(rows, axes) ** 2).sum() / (rows**2).sum()
 
 
-def _products(y, levels):
+def _products(y, levels, axes=None):
     """Of queries `x`: `||y||^2 - 2 x'y`, `||x||^2` and the rounding of their sum.
 
-    One product. Columns are added up to full groups, so large that none is ever selected.
+    One product; of projections, if there are `axes`. Columns are added up to full groups, so large
+    that none is ever selected.
     """
+
+    def project(a):
+        return a if axes is None else linalg.matmul(a, axes)
+
+    y = project(y)
     y_squares = (y * y).sum(1)
     padding = -y.shape[0] % _GROUP**levels
     heights = jnp.pad(y_squares, (0, padding), constant_values=jnp.finfo(y.dtype).max)
@@ -115,6 +125,7 @@ def _products(y, levels):
     error = (4 + y.shape[1] ** 0.5) * jnp.finfo(y.dtype).eps
 
     def products(x):
+        x = project(x)
         x_squares = (x * x).sum(1)
         factors = jnp.concatenate([-2 * x, jnp.ones_like(x[:, :1])], axis=1)
         return (
@@ -126,50 +137,49 @@ def _products(y, levels):
     return products
 
 
-def _by_threshold(y, k, wanted, axes=None):
-    """Search among all within a distance, of projections on `axes` perhaps: about `wanted`."""
+def _differences(y):
+    """Of queries: `||x - y||^2` as they are, with nothing to add and nothing rounded."""
 
-    def project(a):
-        return a if axes is None else linalg.matmul(a, axes)
-
-    products = _products(project(y), 3)
-
-    def search(x, own):
-        squares, x_squares, rounding = products(project(x))
-        limits, candidates, crowded = _below(squares, wanted)
-        found = _rank(x, y, candidates, own, k)
-        # What was not selected is beyond `limits`. Projections are rounded as well, hence the 4.
-        hidden = limits + x_squares - 4 * rounding <= found[0][:, -1]
-        return found, crowded | hidden
-
-    return search
-
-
-def _by_order(y, k):
-    """Search among the `k + _SPARE` candidates that come first, by products or by `differences`."""
-    products = _products(y, 2)
-    m = y.shape[0]
-    padding = -m % _GROUP**2
-    n_candidates = min(k + _SPARE, m)
-
-    def apart(x):
+    def differences(x):
         squares = lax.map(lambda row: ((y - row[None]) ** 2).sum(1), x)
-        squares = jnp.pad(squares, ((0, 0), (0, padding)), constant_values=jnp.inf)
+        padding = -y.shape[0] % _GROUP**2
         nothing = jnp.zeros_like(x[:, 0])
-        return squares, nothing, nothing
+        return jnp.pad(squares, ((0, 0), (0, padding)), constant_values=jnp.inf), nothing, nothing
 
-    def search(x, own, differences=False):
-        squares, x_squares, rounding = lax.cond(differences, apart, products, x)
+    return differences
+
+
+def _by_threshold(products, wanted):
+    """Select all within a distance: about `wanted`."""
+
+    def select(x):
+        squares, x_squares, rounding = products(x)
+        limits, candidates, crowded = _below(squares, wanted)
+        # Projections are rounded as well, hence the 4.
+        bound = jnp.where(crowded, -jnp.inf, limits + x_squares - 4 * rounding)
+        return candidates, bound, jnp.full_like(bound, jnp.inf)
+
+    return select
+
+
+def _by_order(m, products, wanted):
+    """Select the `wanted` of `m` rows that come first."""
+    n_candidates = min(wanted, m)
+
+    def select(x):
+        squares, x_squares, rounding = products(x)
         limits, candidates = _smallest(squares, n_candidates)
-        found = _rank(x, y, candidates, own, k)
-        if n_candidates == m:
-            return found, jnp.zeros(x.shape[0], bool)
-        last = found[0][:, -1]
-        hidden = limits[:, -1] + x_squares - rounding < last
-        # Ties beyond the spare candidates are no reason to search again.
-        return found, hidden & (rounding > 1e-4 * last)
+        bound = limits[:, -1] + x_squares - rounding
+        bound = jnp.full_like(bound, jnp.inf) if n_candidates == m else bound
+        none = ((0, 0), (0, _capacity(wanted) - n_candidates))
+        return jnp.pad(candidates, none, constant_values=m), bound, rounding
 
-    return search
+    return select
+
+
+def _capacity(wanted):
+    """Candidates that a selection may return."""
+    return wanted + wanted // 4
 
 
 def _rank(x, y, candidates, own, k):
@@ -220,7 +230,7 @@ def _below(
         levels.append(_fold(levels[-1]).min(1))
     # Neighbours in the order of the columns are in different groups: few groups hold two.
     limits = _threshold(levels[-1], wanted, wanted + wanted // 8)
-    capacity = wanted + wanted // 4
+    capacity = _capacity(wanted)
     columns, crowded = _first(_fold(levels[-1] <= limits[:, None]), capacity)
     for level in reversed(levels[:-1]):
         folded = _fold(level)

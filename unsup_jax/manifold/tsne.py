@@ -320,8 +320,8 @@ def _is_scattered(p):
 @jax.jit
 def _take(state, order):
     """The state of the points in another order."""
-    by_point = (a[order] for a in (state.embedding, state.velocity, state.gains))
-    return State(*by_point, state.n_steps)
+    embedding, velocity, gains, n_steps = state
+    return State(embedding[order], velocity[order], gains[order], n_steps)
 
 
 @partial(jax.jit, static_argnames=("dof",))
