@@ -30,6 +30,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 from jaxtyping import Array, Complex, Float, Int
 
@@ -115,17 +116,23 @@ def through(y: Float[Array, "n q"], kernel: Kernel, *, axis_name: str | None = N
 
 def size_for(y: Float[Array, "n q"], *, dof: float = 1.0) -> int:
     """The smallest grid on which a map may grow by 15%; not under `jit`."""
-    spacing = SPACING * min(1.0, dof**0.5)
-    needed = _GROWTH * float(_width(y)) / spacing + _MARGIN
-    sizes = SIZES[y.shape[1]]
-    return next((size for size in sizes if size >= needed), sizes[-1])
+    return _size(float(_width(y)), y.shape[1], dof)
+
+
+def _size(width, n_dims, dof):
+    needed = _GROWTH * width / (SPACING * min(1.0, dof**0.5)) + _MARGIN
+    return next((size for size in SIZES[n_dims] if size >= needed), SIZES[n_dims][-1])
 
 
 @jax.jit
 def spacing_for(y: Float[Array, "n q"], size: int | Array) -> Float[Array, ""]:
     """The distance of nodes with which a grid of this size lets a map grow by 15%."""
-    spacing = _GROWTH * _width(y) / jnp.asarray(size - _MARGIN, y.dtype)
-    return jnp.maximum(spacing, jnp.finfo(y.dtype).eps ** 2)
+    return _spacing(_width(y), size)
+
+
+def _spacing(width, size):
+    """On the host or the device; never 0."""
+    return (_GROWTH * width + size * jnp.finfo(width.dtype).eps ** 2) / (size - _MARGIN)
 
 
 def fits(y: Float[Array, "n q"], spacing: Float[Array, ""], size: int | Array) -> Array:
@@ -135,8 +142,10 @@ def fits(y: Float[Array, "n q"], spacing: Float[Array, ""], size: int | Array) -
 
 def kernel_for(y: Float[Array, "n q"], *, dof: float = 1.0) -> Kernel:
     """The kernel on the grid that `size_for` names; not under `jit`."""
-    size = size_for(y, dof=dof)
-    return kernel_on_grid(spacing_for(y, size), n_dims=y.shape[1], dof=dof, size=size)
+    width = np.asarray(_width(y))
+    size = _size(float(width), y.shape[1], dof)
+    spacing = jnp.asarray(_spacing(width, size), y.dtype)
+    return kernel_on_grid(spacing, n_dims=y.shape[1], dof=dof, size=size)
 
 
 @jax.jit
