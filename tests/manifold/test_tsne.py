@@ -9,6 +9,7 @@ from sklearn.neighbors import KNeighborsClassifier
 
 from unsup_jax.core.fit import Status
 from unsup_jax.manifold import affinities, starts, tsne
+from unsup_jax.manifold.attraction import along_curve
 from unsup_jax.manifold.neighbors import knn
 
 
@@ -86,6 +87,43 @@ def test_chunks_and_resuming_change_nothing(small):
     assert whole.objective == pytest.approx(
         float(tsne.kl_divergence(whole.params.embedding, p)), rel=1e-5
     )
+
+
+@pytest.mark.parametrize("gradient", ["exact", "grid"])
+def test_points_kept_side_by_side_come_back_in_their_order(small, monkeypatch, gradient):
+    x, y, _ = small
+    p = affinities.nearest(knn(x, n_neighbors=60), 20.0)
+    *_, settled = tsne.iterate(y, p, max_iter=50)
+    options = {"max_iter": 60, "chunk": 5, "gradient": gradient}
+    plain = list(tsne.iterate(settled, p, **options))
+    orders = []
+    monkeypatch.setattr(tsne, "_FEW", 100)
+    monkeypatch.setattr(tsne, "along_curve", lambda y: orders.append(along_curve(y)) or orders[-1])
+    for one, other in zip(tsne.iterate(settled, p, **options), plain, strict=True):
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-3), one, other)
+    assert len(orders) == 1
+    assert (orders[0] != jnp.arange(150)).any()
+
+
+def test_affinities_in_another_order(small):
+    x, y, _ = small
+    p = affinities.nearest(knn(x, n_neighbors=60), 20.0)
+    order = jax.random.permutation(jax.random.key(0), 150)
+    other = affinities.reorder(p, order)
+    assert (jnp.diff(other.rows) >= 0).all()
+    np.testing.assert_array_equal(other.mass, p.mass[order])
+    slope = tsne.gradient(y, p)
+    np.testing.assert_allclose(tsne.gradient(y[order], other), slope[order], atol=1e-6)
+
+
+@pytest.mark.parametrize("q", [1, 2, 3])
+def test_a_curve_leaves_a_cluster_once(q):
+    corners = np.stack(np.meshgrid(*[[0.0, 100.0]] * q), -1).reshape(-1, q)
+    labels = np.random.default_rng(0).integers(len(corners), size=200)
+    points = corners[labels] + np.random.default_rng(1).uniform(-9, 9, (200, q))
+    order = np.asarray(along_curve(jnp.asarray(points, jnp.float32)))
+    assert sorted(order) == list(range(200))
+    assert (np.diff(labels[order]) != 0).sum() == len(corners) - 1
 
 
 def test_a_vmapped_sweep_is_a_loop(small):

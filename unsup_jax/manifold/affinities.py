@@ -140,9 +140,8 @@ def nearest(neighbors: Neighbors, perplexity: ScalarLike | Float[Array, "m"] = 3
         ValueError: If the perplexity exceeds the number of neighbours.
     """
     check_perplexity(perplexity, neighbors.indices.shape[1])
-    probabilities = _conditional(
-        neighbors.distances, perplexity
-    )  # while the host finds their places
+    # The device computes while the host finds the places.
+    probabilities = _conditional(neighbors.distances, perplexity)
     return fill(pattern(neighbors), probabilities)
 
 
@@ -224,7 +223,7 @@ def fill(where: Pattern, p: Float[Array, "n k"]) -> Sparse:
 @jax.jit
 def reorder(p: Sparse, order: Int[Array, "n"]) -> Sparse:
     """The same affinities of the samples in another order: `order[i]` comes i-th."""
-    rank = jnp.zeros_like(order).at[order].set(jnp.arange(order.shape[0], dtype=order.dtype))
+    rank = jnp.argsort(order).astype(p.rows.dtype)
     rows = rank[p.rows]
     slices = jnp.argsort(rows)
     return Sparse(rows[slices], rank[p.columns[slices]], p.values[slices], p.mass[order])

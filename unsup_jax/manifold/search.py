@@ -24,8 +24,9 @@ from jaxtyping import Array, Bool, Float, Int
 
 from unsup_jax.core import linalg, stats
 
-# From queries (t, d) to candidates (t, c), where those beyond the last row stand for none, a bound
-# (t,) of the squared distances of all others, and by how much that may be off.
+# From queries (t, d) to candidates (t, c), where those beyond the last row stand for none; a bound
+# (t,) of the squared distances of all others; and its rounding (t,), which leaves no doubt where it
+# is nothing beside the distances. Infinite: a last candidate beyond the bound always leaves doubt.
 Selection: TypeAlias = Callable[[Array], tuple[Array, Array, Array]]
 
 _SPARE = 16  # candidates beyond those asked for: room for rounding to shuffle the last ones
