@@ -30,6 +30,7 @@ DENSE_UP_TO = 2000  # samples; beyond, `joint` keeps the affinities of neighbour
 WIDTH = 32  # entries of a slice: a row of the sparse matrix is cut into slices this wide
 PER_SLICE = ("p.rows", "p.columns", "p.values")  # what is sharded, if affinities are
 _HALVINGS = 32  # of an interval of 60: beyond the digits of a float32
+_FAR = 1e16  # in units of the largest squared distance: of energy 1e3 at the smallest `beta`
 _TILE = 2**18  # squared distances at a time, for all the halvings of a tile in cache
 
 
@@ -90,12 +91,14 @@ def conditional(
 
 
 def _bisect(squares, perplexity):
-    is_there = jnp.isfinite(squares)
-    squares = jnp.where(is_there, squares, 0)
+    there = jnp.where(jnp.isfinite(squares), squares, 0).max(1, keepdims=True)
+    scale = jnp.where(there > 0, there, 1)
+    # What is left out is so far away that at no `beta` it has a weight.
+    squares = jnp.where(jnp.isfinite(squares), squares / scale, _FAR)
 
     def weigh(log_beta):
         energies = squares * jnp.exp(log_beta)[:, None]
-        weights = jnp.where(is_there, jnp.exp(-energies), 0)
+        weights = jnp.exp(-energies)
         return energies, weights, weights.sum(1)
 
     def halve(_, ends):
@@ -107,10 +110,9 @@ def _bisect(squares, perplexity):
         flat = entropy > jnp.log(perplexity)
         return jnp.where(flat, middle, low), jnp.where(flat, high, middle)
 
-    largest = squares.max(1)
-    scale = jnp.log(jnp.where(largest > 0, largest, 1))
     # Both ends are beyond what float32 distances can tell apart.
-    low, high = lax.fori_loop(0, _HALVINGS, halve, (-30 - scale, 30 - scale))
+    low, high = jnp.full_like(scale[:, 0], -30), jnp.full_like(scale[:, 0], 30)
+    low, high = lax.fori_loop(0, _HALVINGS, halve, (low, high))
     _, weights, total = weigh((low + high) / 2)
     return weights / total[:, None]
 
@@ -126,8 +128,14 @@ def dense(
     check_matrix("x", x)
     n = x.shape[0]
     check_perplexity(perplexity, n - 1)
-    squares = map_rows(lambda rows: ((rows[:, None] - x[None]) ** 2).sum(2), x, tile_size=16)
-    p = conditional(jnp.where(jnp.eye(n, dtype=bool), jnp.inf, squares), perplexity)
+    index = jnp.arange(n)
+
+    def rows(tile):
+        mine, points = tile
+        squares = ((points[:, None] - x[None]) ** 2).sum(2)
+        return conditional(jnp.where(mine[:, None] == index[None], jnp.inf, squares), perplexity)
+
+    p = map_rows(rows, (index, x), tile_size=max(1, _TILE // n))
     return (p + p.T) / (2 * n)
 
 

@@ -55,12 +55,7 @@ def energy(
 ) -> Float[Array, ""]:
     """`-sum_ij p_ij log k_ij`: the divergence but for `log Z` and the entropy of `p`."""
     if isinstance(p, Sparse):
-        if y.shape[1] == 2:
-            apart = _apart_in_plane(y, p)
-            squares = apart.real**2 + apart.imag**2
-        else:
-            squares = ((_get(y, p.rows)[:, None] - _get(y, p.columns)) ** 2).sum(2)
-        total = -(p.values * _log_kernel(squares, dof)).sum(1).sum()
+        total = -_sparse_energies(y, p, dof).sum()
         return total if axis_name is None else lax.psum(total, axis_name)
 
     def rows(tile):
@@ -68,6 +63,18 @@ def energy(
         return -(p * _log_kernel(repulsion.squared_distances(points, y), dof)).sum(1)
 
     return map_rows(rows, (y, p), tile_size=max(1, _TILE // y.shape[0])).sum()
+
+
+def _sparse_energies(y, p, dof):
+    """`sum_j p_ij log k_ij` of every slice."""
+    if y.shape[1] != 2:
+        squares = ((_get(y, p.rows)[:, None] - _get(y, p.columns)) ** 2).sum(2)
+        return (p.values * _log_kernel(squares, dof)).sum(1)
+    # Under `vmap` on a CPU it is far faster to gather twice, while adding, than to hold what the
+    # attraction gathers in memory for both. A sum of complex numbers is one that XLA adds so.
+    apart = _apart_in_plane(lax.optimization_barrier(y), p)
+    terms = p.values * _log_kernel(apart.real**2 + apart.imag**2, dof)
+    return lax.complex(terms, jnp.zeros_like(terms)).sum(1).real
 
 
 @jax.jit

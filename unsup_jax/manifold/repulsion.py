@@ -76,13 +76,20 @@ def exact(
     ones = jnp.ones_like(sources[:, :1])
     charges = jnp.concatenate([sources, ones], 1)
 
-    def rows(tile):
+    def potentials(tile):
+        _, k = kernel(squared_distances(tile, sources), dof=dof)
+        return matmul(k, ones)[:, 0]
+
+    def forces(tile):
         w, k = kernel(squared_distances(tile, sources), dof=dof)
         # sum_j g_ij (y_i - y_j): sums over j are matrix products, which use all cores
         sums = matmul(w * k, charges)
-        force = (dof + 1) / dof * (tile * sums[:, -1:] - sums[:, :-1])
-        return matmul(k, ones)[:, 0], force
+        return (dof + 1) / dof * (tile * sums[:, -1:] - sums[:, :-1])
 
-    potential, force = map_rows(rows, shared, tile_size=max(1, tile_pairs // sources.shape[0]))
+    # One after the other: on a CPU the weights of a single product are found again in less time
+    # than those of two are kept.
+    tile_size = max(1, tile_pairs // sources.shape[0])
+    potential = map_rows(potentials, shared, tile_size=tile_size)
+    force = map_rows(forces, shared, tile_size=tile_size)
     mine = Repulsion(potential - (1 if others is None else 0), force)
     return mine if axis_name is None else collect_rows(mine, y.shape[0], axis_name)

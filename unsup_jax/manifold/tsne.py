@@ -22,6 +22,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 from jaxtyping import Array, Float, Int, PRNGKeyArray, ScalarLike
 
@@ -55,7 +56,7 @@ EXACT_UP_TO = affinities.DENSE_UP_TO  # samples; beyond, maps of 1 and 2 dimensi
 _LONGEST_STEP = 5.0
 _SETTLED = 50  # steps after which neighbours are near each other
 _FEW = 2**15  # points that a cache close to the core holds, in whatever order
-_PAIRS_OF_A_LANE = 2**18  # at a time in `fit`: those of eight lanes of a `vmap` fit a cache
+_PAIRS_OF_A_LANE = 2**19  # at a time in `fit`: those of eight lanes of a `vmap` fit a cache
 
 
 class State(NamedTuple):
@@ -102,12 +103,13 @@ class Schedule(NamedTuple):
 USUAL = Schedule()
 
 
-@jax.jit
 def start(embedding: Float[Array, "n q"]) -> State:
     """The state in which an optimisation from this map begins: at rest."""
     check_matrix("embedding", embedding)
-    at_rest = jnp.zeros_like(embedding)
-    return State(embedding, at_rest, jnp.ones_like(embedding), jnp.int32(0))
+    y = jnp.asarray(embedding)
+    # Constants of the host: for them nothing is compiled.
+    at_rest, gains = (jnp.asarray(f(y.shape, y.dtype)) for f in (np.zeros, np.ones))
+    return State(y, at_rest, gains, jnp.asarray(np.int32(0)))
 
 
 def kl_divergence(

@@ -143,7 +143,9 @@ def e_step(
             weight = jnp.asarray(rows.shape[0], rows.dtype)
         else:
             r, log_p, weight = r * w[None], w * log_p, w.sum()
-        return Stats(r.sum(1), matmul(r, rows), log_p.sum(), weight)
+        # A product like the other: for a sum, XLA would form `r` a second time.
+        mass = matmul(r, jnp.ones_like(rows[:, 0]))
+        return Stats(mass, matmul(r, rows), log_p.sum(), weight)
 
     return stats.accumulate(local, x, weights, tile_size=tile_size, axis_name=axis_name)
 
