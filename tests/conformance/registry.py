@@ -84,8 +84,11 @@ def _gaussian(structure):
     )
 
 
-def _embed(params, x, perplexity=10.0, learning_rate=20.0, tol=-1.0, *, max_iter=100):
-    """t-SNE from data to map: one expression in all that can be swept."""
+def _embed(params, x, perplexity=10.0, learning_rate=10.0, tol=-1.0, *, max_iter=100):
+    """t-SNE from data to map: one expression in all that can be swept.
+
+    At twice this learning rate rounding triples every few steps.
+    """
     p = affinities.dense(x, perplexity)
     return tsne.fit(params, p, tsne.Schedule(learning_rate), tol, max_iter=max_iter)
 
