@@ -192,7 +192,7 @@ def test_new_digits_land_where_they_would_have_been(embedded):
 
 
 def test_the_grid_finds_as_good_a_map(embedded):
-    """Of twelve runs, apart by rounding, those on a grid ended 0.007 to 0.022 above the exact."""
+    """Of 13 runs, apart by rounding or chunks, the grid's ended 0.008 to 0.021 above the exact."""
     x, _, p, grid = embedded
     exact = tsne.fit(starts.pca(x), p, max_iter=500)
     assert float(tsne.kl_divergence(grid, p)) < float(exact.objective) + 0.03
