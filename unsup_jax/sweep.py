@@ -129,8 +129,10 @@ def run(
             the memory, and a batch ends when its own slowest lane has. 1 vectorises nothing, which
             fits that fill the cores by themselves may like best. `None` takes all at once, of which
             mixtures on a CPU step a few at a time (see `unsup_jax.core.lanes`).
-        devices: Devices that share the lanes. `None` takes all of an accelerator but one CPU:
-            batched factorisations that run at once on virtual CPU devices wait for each other.
+        devices: Devices that share the lanes. `None` takes all of an accelerator but one CPU. Cores
+            made devices (`jax.config.update("jax_num_cpu_devices", 2)` before anything else) suit
+            small fits, which never fill all cores: each has lanes of its own and waits for none.
+            But batched factorisations that run at once on such devices do wait for each other.
 
     Returns:
         `Sweep(grid, fits)`, with the lanes of `fits` in the order of the grid.

@@ -18,7 +18,8 @@ import numpy as np
 from jax import lax
 
 from experiments import data
-from experiments.benchmarks.timing import alternate, row
+from experiments.benchmarks.timing import alternate, on_devices, row
+from unsup_jax import sweep
 from unsup_jax.autoencoders import corruption, networks, training, vae
 
 N_LATENT, N_HIDDEN, BATCH, LANES, RATE = 50, 200, 100, 8, 1e-3
@@ -35,7 +36,9 @@ def rows(quick: bool = False) -> Iterator[dict[str, object]]:
     model = vae.VAE(encoder, networks.MLP((N_HIDDEN, N_HIDDEN, d)))
     repeats = 3 if quick else 5
     yield from _beside_torch(model, x, repeats)
-    yield from _lanes(model, x[:6000], repeats)
+    few = np.asarray(x[:6000])
+    yield from on_devices(_seeds, model, few, repeats)
+    yield _beside_products(model, few, repeats)
 
 
 def _beside_torch(model, x, repeats):
@@ -110,36 +113,43 @@ def _torch_epoch(params: Any, x: np.ndarray, *, compiled: bool) -> Callable[[], 
     return epoch
 
 
-def _lanes(model, x, repeats):
-    """Eight seeds in one `vmap` beside eight runs, and beside the matrix products of its steps."""
-    keys = jax.random.split(jax.random.key(0), LANES)
+def _run(x, key, *, model):
+    params = vae.init(key, x, model=model)
     loss = partial(vae.loss, model=model)
+    return training.fit(params, key, x, loss=loss, n_epochs=1, batch_size=BATCH)
 
-    def run(key, x):
-        params = vae.init(key, x, model=model)
-        return training.fit(params, key, x, loss=loss, n_epochs=1, batch_size=BATCH)
 
-    alone, together = jax.jit(run), jax.jit(jax.vmap(run, in_axes=(0, None)))
+def _seeds(devices, model, x, repeats):
+    """Eight seeds in one program beside eight runs: in one `vmap`, or one at a time on a device."""
+    points = sweep.grid(key=jax.random.split(jax.random.key(0), LANES))
+    batch_size = None if len(devices) == 1 else 1
+    x, run = jnp.asarray(x), partial(_run, model=model)
+    single = jax.jit(run)
 
     def ours():
-        return together(keys, x)
+        return sweep.run(run, points, x, devices=devices, batch_size=batch_size).fits
 
     def theirs():
-        return [alone(key, x) for key in keys]
+        return [single(x, key) for key in points["key"]]
 
-    losses = np.array([fitted.objective for fitted in theirs()])
     timing = alternate(ours, theirs, repeats)
+    losses = np.array([fitted.objective for fitted in theirs()])
     gap = np.abs(np.asarray(ours().objective) - losses).max()
-    what = f"{LANES} seeds of this VAE, {len(x)} images, an epoch, one vmap"
+    what = f"{LANES} seeds of this VAE, {len(x)} images, an epoch, devices: {len(devices)}"
     quality = f"losses {losses.min():.2f} to {losses.max():.2f} nats, the same within {gap:.0e}"
-    yield row(what, f"{LANES} runs", timing, 1.5, quality)
+    return row(what, f"{LANES} runs", timing, 1.5, quality)
 
+
+def _beside_products(model, x, repeats):
+    """The seeds in one `vmap` beside nothing but the matrix products of their steps."""
+    keys = jax.random.split(jax.random.key(0), LANES)
+    together = jax.jit(jax.vmap(partial(_run, x, model=model)))
     params = jax.vmap(lambda key: vae.init(key, x, model=model))(keys)
     kernels = [p["kernel"] for part in params.values() for p in part.values()]
     n_steps = -(-len(x) // BATCH)
-    timing = alternate(ours, lambda: _products(kernels, n_steps=n_steps), repeats)
-    what = "the same, beside its own matrix products (floor / ours)"
-    yield row(what, "matrix products", timing, 1 / 1.5, "") | {"compile_s": None}
+    timing = alternate(lambda: together(keys), lambda: _products(kernels, n_steps=n_steps), repeats)
+    what = f"{LANES} seeds in one vmap, beside their own matrix products (floor / ours)"
+    return row(what, "matrix products", timing, 1 / 1.5, "") | {"compile_s": None}
 
 
 @partial(jax.jit, static_argnames="n_steps")

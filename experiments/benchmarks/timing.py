@@ -5,7 +5,8 @@ from __future__ import annotations
 import multiprocessing
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
 from typing import Any, NamedTuple
 
 import jax
@@ -51,6 +52,27 @@ def row(
         "quality": quality,
         "compile_s": timing.first - timing.ours,
     }
+
+
+def alone(function: Callable[..., Any], *args: Any) -> Any:
+    """`function(*args)` in a fresh process, where nothing is compiled and no device is chosen."""
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(1, mp_context=context) as pool:
+        return pool.submit(function, *args).result()
+
+
+def on_devices(function: Callable[..., Any], *args: Any) -> Iterator[Any]:
+    """`function(devices, *args)` in fresh processes: with one device, then on a CPU with two.
+
+    Two devices on two cores run their lanes beside each other and wait for nothing.
+    """
+    for n in (1, 2) if jax.default_backend() == "cpu" else (1,):
+        yield alone(_with_devices, n, function, *args)
+
+
+def _with_devices(n, function, *args):
+    jax.config.update("jax_num_cpu_devices", n)
+    return function(jax.local_devices()[:n], *args)
 
 
 def peak_memory(function: Callable[[Callable[[], None]], None]) -> float:

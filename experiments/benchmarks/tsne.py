@@ -6,19 +6,17 @@ and our compilation. All maps are judged by one exact divergence.
 
 from __future__ import annotations
 
-import multiprocessing
 import time
-from collections.abc import Callable
-from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from experiments import data
-from experiments.benchmarks.timing import Timing, alternate, row
+from experiments.benchmarks.timing import Timing, alone, alternate, on_devices, row
+from unsup_jax import sweep
 from unsup_jax.linear import pca
 from unsup_jax.manifold import affinities, starts, tsne
 from unsup_jax.manifold.neighbors import knn
@@ -37,12 +35,12 @@ class Job(NamedTuple):
 def rows(quick: bool = False) -> list[dict[str, object]]:
     """Every row of the table; `quick` leaves out the large and the slow jobs."""
     if quick:
-        return [*_small(_columns("mnist5k", 1000)), _sweep(200)]
+        return [*_small(_columns("mnist5k", 1000)), *on_devices(_sweep, 200)]
     x = _columns("mnist", 70_000)
     return [
         *_small(x[:2000]),
         _compare(x[:10_000], *OPEN_TSNE, 4.0),
-        _sweep(750),
+        *on_devices(_sweep, 750),
         _compare(x, *OPEN_TSNE, 3.5, repeats=1),
     ]
 
@@ -54,13 +52,6 @@ def _columns(dataset, n):
         pictures = np.concatenate([pictures, data.mnist("test").x])
     pixels = jnp.asarray(pictures[np.random.default_rng(0).permutation(len(pictures))[:n]])
     return np.asarray(pca.transform(pca.fit(pixels, n_components=50), pixels))
-
-
-def _alone(job: Callable[..., np.ndarray], *args: Any) -> Job:
-    """Run one job in a process of its own, so that it compiles everything and shares no memory."""
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(1, mp_context=context) as pool:
-        return pool.submit(_time, job, *args).result()
 
 
 def _time(job, *args):
@@ -103,7 +94,7 @@ OPEN_TSNE = ("openTSNE, 2 threads", _open_tsne)
 def _compare(x, name, job, bar, repeats=3):
     """A row of our job beside a peer's, one after the other, `repeats` times; medians."""
     start = np.asarray(starts.pca(jnp.asarray(x)))
-    runs = [(_alone(_ours, x, start), _alone(job, x, start)) for _ in range(repeats)]
+    runs = [(alone(_time, _ours, x, start), alone(_time, job, x, start)) for _ in range(repeats)]
     ours, theirs = zip(*runs, strict=True)
     seconds, peer_seconds = (
         float(np.median([run.seconds for run in side])) for side in (ours, theirs)
@@ -126,33 +117,32 @@ def _small(x):
     ]
 
 
-def _sweep(max_iter):
+def _sweep(devices, max_iter):
     """Maps of all digits at eight perplexities in one program, beside one after the other."""
     x = jnp.asarray(data.digits().x)
     start, neighbors = starts.pca(x), knn(x, n_neighbors=int(3 * max(PERPLEXITIES)))
-    where = affinities.pattern(neighbors)
+    shared = start, affinities.pattern(neighbors), neighbors
+    points = sweep.grid(perplexity=jnp.asarray(PERPLEXITIES))
 
-    def fit(perplexity, start, where, neighbors):
+    def fit(start, where, neighbors, perplexity):
         p = affinities.from_distances(where, neighbors, perplexity)
         return tsne.fit(start, p, max_iter=max_iter).objective
 
-    together = jax.jit(jax.vmap(fit, in_axes=(0, None, None, None)))
     single = jax.jit(fit)
-    perplexities = jnp.asarray(PERPLEXITIES)
-
     found = {}
 
     def ours():
-        found["ours"] = together(perplexities, start, where, neighbors)
+        found["ours"] = sweep.run(fit, points, *shared, devices=devices).fits
         return found["ours"]
 
     def loop():
-        found["loop"] = jnp.stack([single(p, start, where, neighbors) for p in perplexities])
+        found["loop"] = jnp.stack([single(*shared, p) for p in points["perplexity"]])
         return found["loop"]
 
-    what = f"{len(PERPLEXITIES)} t-SNE maps of {len(x)} digits, a vmapped sweep of perplexities"
-    timing = alternate(ours, loop, 1)
+    what = f"{len(PERPLEXITIES)} t-SNE maps of {len(x)} digits, a sweep of perplexities"
+    timing = alternate(ours, loop, 3)
     gap = float(jnp.abs(found["ours"] - found["loop"]).max())
+    what += f", devices: {len(devices)}"
     return row(what, "one after the other", timing, 1.5, f"KL within {gap:.0e}")
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-LANES = 16  # fits that step at once under vmap on a CPU; twice as many are no faster each
+LANES = 12  # fits that step at once under vmap on a CPU; twice as many are no faster each
 
 
 def posterior(log_joint: Float[Array, "k n"]) -> tuple[Float[Array, "n"], Float[Array, "k n"]]:
