@@ -132,7 +132,8 @@ def run(
         devices: Devices that share the lanes. `None` takes all of an accelerator but one CPU. Cores
             made devices (`jax.config.update("jax_num_cpu_devices", 2)` before anything else) suit
             small fits, which never fill all cores: each has lanes of its own and waits for none.
-            But batched factorisations that run at once on such devices do wait for each other.
+            But batched factorisations of larger matrices (96 x 96, not 8 x 8) that run at once on
+            such devices wait for each other, and can hang.
 
     Returns:
         `Sweep(grid, fits)`, with the lanes of `fits` in the order of the grid.

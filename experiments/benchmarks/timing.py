@@ -31,8 +31,9 @@ def seconds(function: Callable[[], Any]) -> float:
 
 
 def alternate(ours: Callable[[], Any], peer: Callable[[], Any], repeats: int = 5) -> Timing:
-    """Time the two in turn, so that a drifting machine slows both."""
+    """Time the two in turn, each once before it counts: a drifting machine slows both."""
     first = seconds(ours)
+    seconds(peer)
     pairs = [(seconds(ours), seconds(peer)) for _ in range(repeats)]
     mine, theirs = zip(*pairs, strict=True)
     return Timing(statistics.median(mine), statistics.median(theirs), first)
@@ -80,16 +81,10 @@ def peak_memory(function: Callable[[Callable[[], None]], None]) -> float:
 
     `function` must be importable; growth counts from its call of `mark()`. Linux only.
     """
-    context = multiprocessing.get_context("spawn")
-    parent, child = context.Pipe()
-    process = context.Process(target=_measure, args=(function, child))
-    process.start()
-    grown = parent.recv()
-    process.join()
-    return grown
+    return alone(_measure, function)
 
 
-def _measure(function, pipe):
+def _measure(function):
     from pathlib import Path
 
     def resident(field):
@@ -103,4 +98,4 @@ def _measure(function, pipe):
         base.append(resident("VmRSS"))
 
     function(mark)
-    pipe.send(resident("VmHWM") - base[-1])
+    return resident("VmHWM") - base[-1]
